@@ -66,9 +66,9 @@ def evaluate(node: n.Node, env: Env) -> Array:
                 return _read(_array(env, table), [value(i) for i in index], _outside(table))
             case n.Member(v, row):
                 return _member(value(v), _array(env, row.table), [value(i) for i in row.index])
-            case n.Search(table, prefix, v, right):
+            case n.Search(table, prefix, v):
                 rows = [value(i) for i in prefix]
-                return _search(_array(env, table), rows, value(v), right=right)
+                return _search(_array(env, table), rows, value(v), int(env["kv_len"]))
             case n.Extent(table, axis):
                 return np.asarray(_array(env, table).shape[axis])
         msg = f"cannot evaluate {type(x).__name__}"
@@ -146,9 +146,9 @@ def _member(value: Array, array: Array, prefix: list[Array]) -> Array:
     return found & np.broadcast_to(value != -1, shape)
 
 
-def _search(array: Array, prefix: list[Array], value: Array, *, right: bool) -> Array:
+def _search(array: Array, prefix: list[Array], value: Array, kv_len: int) -> Array:
     """Per element a binary search in its row; a row outside the tensor reads -1 everywhere."""
-    length = array.shape[-1]
+    length = min(array.shape[-1], kv_len)
     inside, clipped = _inside(array, prefix)
     shape = np.broadcast_shapes(value.shape, inside.shape)
     low = np.zeros(shape, np.int64)
@@ -157,7 +157,7 @@ def _search(array: Array, prefix: list[Array], value: Array, *, right: bool) -> 
         mid = (low + high) // 2
         open_ = low < high
         entry = np.where(inside, array[(*clipped, np.minimum(mid, length - 1))], -1)
-        before = (entry <= value) if right else (entry < value)
+        before = entry < value
         low = np.where(open_ & before, mid + 1, low)
         high = np.where(open_ & ~before, mid, high)
     return low

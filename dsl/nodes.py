@@ -167,7 +167,7 @@ class ByHead(Node):
 
 @dataclass(frozen=True, eq=False)
 class Search(Node):
-    """Number of entries of a sorted table's row that are < value (<= value if ``right``).
+    """Number of entries below ``value`` among the first kv_len of a sorted table's row.
 
     Made by the compiler only. ``prefix`` are the row's indices; a row outside the tensor reads
     as -1 everywhere.
@@ -176,7 +176,6 @@ class Search(Node):
     table: Table
     prefix: tuple[Node, ...]
     value: Node
-    right: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +222,7 @@ def children(node: Node) -> tuple[Node, ...]:
             return (value, row)
         case ByHead(_, masks):
             return masks
-        case Search(_, prefix, value, _):
+        case Search(_, prefix, value):
             return (*prefix, value)
     return ()
 
@@ -251,8 +250,8 @@ def rebuild(node: Node, parts: tuple[Node, ...]) -> Node:
             return Member(parts[0], row)
         case ByHead(kinds, _):
             return ByHead(kinds, parts)
-        case Search(table, _, _, right):
-            return Search(table, parts[:-1], parts[-1], right)
+        case Search(table, _, _):
+            return Search(table, parts[:-1], parts[-1])
     return node
 
 
@@ -307,7 +306,7 @@ def tables(node: Node) -> tuple[Table, ...]:
             case (
                 Read(table, _)
                 | ByHead(Table() as table, _)
-                | Search(table, _, _, _)
+                | Search(table, _, _)
                 | Extent(table, _)
             ):
                 found[table.name] = table

@@ -59,10 +59,9 @@ def _text(node: Node) -> tuple[str, int]:
         case ByHead(kinds, masks):
             head = table_text(kinds) if isinstance(kinds, Table) else repr(list(kinds))
             return f"by_head({head}, [{', '.join(map(to_text, masks))}])", _ATOM
-        case Search(table, prefix, value, right):
-            side = "le" if right else "lt"
+        case Search(table, prefix, value):
             row = ", ".join([*map(to_text, prefix), ":"])
-            return f"count_{side}({table.name}[{row}], {to_text(value)})", _ATOM
+            return f"count_below({table.name}[{row}], {to_text(value)})", _ATOM
         case Extent(table, axis):
             return f"{table.name}.size({axis})", _ATOM
     msg = f"no text for {type(node).__name__}"

@@ -1,0 +1,1 @@
+"""Measurements of maskwright beside its peers: cases, adapters, timing, checks and tables."""

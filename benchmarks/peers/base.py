@@ -1,0 +1,55 @@
+"""What an adapter is: one contestant, its limits, and how to call it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from benchmarks.cases import Tensors
+    from benchmarks.cases import Case
+    from collections.abc import Callable
+
+PLAIN = ("full", "causal")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A contestant ready for one case.
+
+    Attributes:
+        call: one forward pass; returns (B, Hq, S, D), views allowed.
+        setup: what must be computed again whenever the mask changes, timed apart; None if nothing
+            is, or if ``call`` does it itself.
+    """
+
+    call: Callable[[], Tensor]
+    setup: Callable[[], object] | None = None
+
+
+class Peer(Protocol):
+    """One contestant."""
+
+    @property
+    def name(self) -> str:
+        """Key in results and on the command line."""
+        ...
+
+    def available(self) -> str | None:
+        """Why it cannot run here, or None."""
+        ...
+
+    def supports(self, case: Case) -> str | None:
+        """Why it cannot run this case, or None."""
+        ...
+
+    def prepare(self, case: Case, tensors: Tensors) -> Prepared:
+        """Bind one case; may compile."""
+        ...
+
+
+def only_plain(case: Case) -> str | None:
+    """For contestants that know no mask but causal."""
+    return None if case.name in PLAIN else "no mask but causal"

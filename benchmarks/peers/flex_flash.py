@@ -1,0 +1,40 @@
+"""FlexAttention over FlashAttention-4's CuTe kernels; needs the flash-attn-4 package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.peers.flex import prepare_flex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.peers.base import Prepared
+    from benchmarks.cases import Tensors
+    from benchmarks.cases import Case
+
+
+@dataclass(frozen=True)
+class FlexFlash:
+    """FlexAttention with ``BACKEND="FLASH"``."""
+
+    name: str
+
+    def available(self) -> str | None:
+        """Needs the CuTe kernels, and a Hopper or newer GPU."""
+        if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0):
+            return "needs a GPU of compute capability 9.0 or more"
+        try:
+            import flash_attn.cute  # noqa: F401
+        except (ImportError, OSError) as error:
+            return f"flash-attn-4 does not import: {error}"
+        return None
+
+    def supports(self, case: Case) -> str | None:
+        """Every 16-bit mask."""
+        return "no float32" if case.shape.dtype == "float32" else None
+
+    def prepare(self, case: Case, tensors: Tensors) -> Prepared:
+        """As FlexAttention, with other kernels."""
+        return prepare_flex(case, tensors, kernel_options={"BACKEND": "FLASH"})

@@ -1,0 +1,40 @@
+"""maskwright itself. Whatever it prepares on the device is part of its call and of its time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+import maskwright as mw
+from benchmarks.peers.base import Prepared
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.cases import Tensors
+    from benchmarks.cases import Case
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Maskwright:
+    """The compiled mask, called as a user calls it."""
+
+    name: str
+    backend: str = "auto"
+
+    def available(self) -> str | None:
+        """Always."""
+        return None
+
+    def supports(self, case: Case) -> str | None:
+        """Every mask."""
+        return None
+
+    def prepare(self, case: Case, tensors: Tensors) -> Prepared:
+        """Compile once; bindings are given at every call."""
+        attend = mw.compile(case.mask)
+
+        def call() -> Tensor:
+            return attend(*tensors, backend=self.backend, **case.bindings)
+
+        return Prepared(call)

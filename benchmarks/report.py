@@ -1,0 +1,192 @@
+"""Tables from a result file: ``python -m benchmarks.report FILE [--markdown]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from collections.abc import Callable
+
+Result = dict[str, Any]
+Entry = dict[str, Any]
+
+OURS, BASELINE = "maskwright", "flex"
+TITLES = {
+    "flex": "FlexAttention",
+    "flex_tuned": "FlexAttention, tuned",
+    "flex_flash": "Flex FLASH (FA4)",
+    "sdpa_cudnn": "cuDNN",
+    "sdpa_flash": "FA2",
+    "fa3": "FA3",
+}
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Title, column names, rows of text, and lines below."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table of a result file."""
+    found = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    found.add_argument("file", type=Path)
+    found.add_argument("--markdown", action="store_true", help="for the README")
+    args = found.parse_args(arguments)
+    result: Result = json.loads(args.file.read_text())
+    if args.markdown:
+        print(markdown(table_of(result)))
+    else:
+        show(result)
+    return 0
+
+
+def table_of(result: Result) -> Table:
+    """The table of any kind of result."""
+    kinds: dict[str, Callable[[Result], Table]] = {
+        "forward": forward_table,
+        "sweep": sweep_table,
+        "compile_speed": compile_table,
+    }
+    return kinds[result["kind"]](result)
+
+
+def forward_table(result: Result) -> Table:
+    """One row a case, one column a contestant."""
+    cases: list[Entry] = result["cases"]
+    tried = [
+        n for case in cases for n, e in case["contestants"].items() if e["status"] != "skipped"
+    ]
+    names = list(dict.fromkeys(tried))
+    header = ["mask", "S", *(TITLES.get(name, name) for name in names)]
+    header += ["Flex mask", "vs Flex", "vs Flex with mask"]
+    rows = [_forward_row(case, names) for case in cases]
+    notes = [
+        "TFLOP/s on attended pairs (ms of a call, median of rounds in turn); higher is better."
+    ]
+    notes += ["Flex mask: building its block mask, compiled and warm, ms."]
+    return Table("Forward", header, rows, [*notes, *_summary(cases), *_origin(result)])
+
+
+def _forward_row(case: Entry, names: list[str]) -> list[str]:
+    found = case["contestants"]
+    ours, flex = found.get(OURS, {}), found.get(BASELINE, {})
+    return [
+        case["name"],
+        str(case["shape"]["seq"]),
+        *(cell(found.get(name), case.get("failed")) for name in names),
+        f"{flex['prepare_ms']:.2f}" if flex.get("prepare_ms") else NONE,
+        _times(ours.get("speedup")),
+        _times(ours.get("speedup_with_prepare")),
+    ]
+
+
+def cell(entry: Entry | None, failed: str | None = None) -> str:
+    """One contestant's speed, or why there is none."""
+    if entry is None:
+        return "failed" if failed else NONE
+    if entry["status"] != "ok":
+        return NONE if entry["status"] == "skipped" else entry["status"]
+    return f"{entry['tflops']:.0f} ({entry['ms']:.3f})"
+
+
+def _times(ratio: float | None) -> str:
+    return NONE if ratio is None else f"{ratio:.2f}x"
+
+
+def _summary(cases: list[Entry]) -> list[str]:
+    """Over how many cases we are faster; the widest spread; the most extra memory."""
+    ours = [case["contestants"].get(OURS, {}) for case in cases]
+    ratios = [entry["speedup"] for entry in ours if "speedup" in entry]
+    timed = [e for c in cases for e in c["contestants"].values() if "iqr" in e]
+    memory = [e["extra_memory_percent"] for e in ours if "extra_memory_percent" in e]
+    lines: list[str] = []
+    if ratios:
+        faster = sum(ratio > 1 for ratio in ratios)
+        lines.append(f"Faster than FlexAttention in {faster} of {len(cases)} cases.")
+    if timed:
+        widest = max(100 * entry["iqr"] / entry["ms"] for entry in timed)
+        lines.append(f"Widest spread between rounds (IQR): {widest:.1f} %.")
+    if memory:
+        lines.append(f"Memory beyond inputs, output and LSE: at most {max(memory):.2f} %.")
+    return lines
+
+
+def _origin(result: Result) -> list[str]:
+    facts = result["environment"]
+    versions = ", ".join(f"{name} {facts[name]}" for name in ("torch", "triton", "maskwright"))
+    where = f"{facts['gpu']}, driver {facts['driver']}, {versions}, {result['date']}"
+    return [where, f"`{result['command']}`"]
+
+
+def sweep_table(result: Result) -> Table:
+    """One row a config, from fast to slow; then those without a time."""
+    case = result["cases"][0]
+    entries: list[tuple[str, Entry]] = list(case["contestants"].items())
+    entries.sort(key=lambda item: item[1].get("ms", float("inf")))
+    rows = [
+        [name, cell(entry), _percent(entry), f"{entry.get('first_call_s', 0):.1f}"]
+        + [entry.get("reason", "")[:100]]
+        for name, entry in entries
+    ]
+    header = ["config", "TFLOP/s (ms)", "IQR %", "first call s", "reason"]
+    return Table(f"Sweep {case['name']} S={case['shape']['seq']}", header, rows, _origin(result))
+
+
+def _percent(entry: Entry) -> str:
+    return f"{100 * entry['iqr'] / entry['ms']:.1f}" if "iqr" in entry else NONE
+
+
+def compile_table(result: Result) -> Table:
+    """One row a mask of the catalogue."""
+    rows = [
+        [case["name"], case["failed"][:100], NONE, NONE]
+        if "failed" in case
+        else [case["name"], f"{case['ms']:.1f}", f"{case['max']:.1f}", str(case["lines"])]
+        for case in result["cases"]
+    ]
+    slowest = max((case.get("ms", 0.0) for case in result["cases"]), default=0.0)
+    notes = [f"Slowest median: {slowest:.1f} ms.", *_origin(result)]
+    return Table("Expression to source", ["mask", "median ms", "max ms", "lines"], rows, notes)
+
+
+def markdown(table: Table) -> str:
+    """The table for a README; numbers are aligned right."""
+    lines = ["| " + " | ".join(table.header) + " |"]
+    lines += ["|---|" + "---:|" * (len(table.header) - 1)]
+    lines += [
+        "| " + " | ".join(part.replace("|", "\\|") for part in row) + " |" for row in table.rows
+    ]
+    return "\n".join([*lines, "", *(f"{note}  " for note in table.notes)]).rstrip()
+
+
+def show(result: Result) -> None:
+    """Print the table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    table = table_of(result)
+    grid = Grid(title=table.title)
+    for number, name in enumerate(table.header):
+        grid.add_column(name, justify="right" if number else "left")
+    for row in table.rows:
+        grid.add_row(*row)
+    console = Console()
+    console.print(grid)
+    for note in table.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

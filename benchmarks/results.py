@@ -1,0 +1,47 @@
+"""Result files: where they lie, what they begin with, how they are written."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from benchmarks import gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FOLDER = Path(__file__).parent / "results"
+MODULES = {
+    "forward": "benchmarks.bench",
+    "sweep": "benchmarks.sweep",
+    "compile_speed": "benchmarks.compile_speed",
+}
+Result = dict[str, Any]
+
+
+def header(given: Sequence[str], kind: str) -> Result:
+    """What every result file begins with: kind, date, command line, GPU and versions."""
+    return {
+        "schema": 1,
+        "kind": kind,
+        "date": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
+        "command": shlex.join(["python", "-m", MODULES[kind], *given]),
+        "environment": gpu.environment(),
+        "cases": [],
+    }
+
+
+def default_path(result: Result, name: str) -> Path:
+    """``results/<gpu>/<date>_<name>.json``."""
+    return FOLDER / gpu.slug(result["environment"]["gpu"]) / f"{result['date']}_{name}.json"
+
+
+def write(path: Path, result: Result) -> None:
+    """Write the file whole: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    part.replace(path)

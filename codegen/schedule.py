@@ -1,0 +1,172 @@
+"""From a mask to the tiles of keys that a tile of queries must visit, as closed-form loop bounds.
+
+Let VISIT be the tiles that hold an attended pair and TOUCH those that hold a masked pair. Both
+come from the same projection, of the mask and of its negation. Then
+
+    partial = VISIT and TOUCH        (the predicate is evaluated)
+    full    = not TOUCH              (no predicate)
+
+Errors of the projection only enlarge VISIT and TOUCH, so a tile is never wrongly skipped and never
+wrongly full. See docs/system.md for a worked example.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from maskwright.codegen.algebra import const
+from maskwright.codegen.normal import Clause
+from maskwright.codegen.normal import TooManyClausesError
+from maskwright.codegen.normal import clauses
+from maskwright.codegen.normal import kind_is
+from maskwright.codegen.project import KV_LEN
+from maskwright.codegen.project import Q_FIRST
+from maskwright.codegen.project import Q
+from maskwright.codegen.prove import Prover
+from maskwright.codegen.ranges import Lists
+from maskwright.codegen.ranges import RangeBuilder
+from maskwright.codegen.strides import Period
+from maskwright.codegen.strides import combine
+from maskwright.codegen.tables import tables_inside
+from maskwright.codegen.tile import TileShape
+from maskwright.codegen.tiles import Range
+from maskwright.codegen.tiles import TileAlgebra
+from maskwright.dsl import nodes as n
+
+MAX_RANGES = 16
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tiles ``lo <= j < hi``; with a period only those with ``(j - origin) mod period < width``."""
+
+    lo: n.Node
+    hi: n.Node
+    period: Period | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a query tile visits. Segments of ``partial`` and ``full`` are pairwise disjoint.
+
+    Attributes:
+        tile: the tile shape the bounds hold for.
+        partial: tiles whose predicate is evaluated.
+        full: tiles without predicate.
+        visit: all tiles that may hold an attended pair.
+        closed: False if ``visit`` is only a superset: the kernel then takes a list of tiles.
+        reasons: why it is not closed, or not exact.
+    """
+
+    tile: TileShape
+    partial: tuple[Segment, ...]
+    full: tuple[Segment, ...]
+    visit: tuple[Segment, ...]
+    closed: bool
+    reasons: tuple[str, ...]
+
+
+@lru_cache(maxsize=512)
+def derive(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedule:
+    """The schedule of ``mask`` for one tile shape.
+
+    Args:
+        mask: mask node.
+        tile: tile shape.
+        tail: count a last key tile that reaches beyond kv_len as partial, as a kernel must.
+    """
+    algebra = TileAlgebra(Prover(tile))
+    builder = RangeBuilder(algebra, tile, tail)
+    try:
+        lists = _branches(mask, builder)
+    except TooManyClausesError:
+        return _everything(tile, algebra, "the mask has too many alternatives for closed bounds")
+    if len(lists.visit) + len(lists.touch) > MAX_RANGES:
+        return _everything(tile, algebra, "the mask has too many separate key ranges")
+    inside = None if tile.inside else tables_inside(mask)
+    if inside is not None:
+        lists = builder.guard(lists, inside)
+    return _assemble(lists, algebra, builder, tile)
+
+
+def derive_row(mask: n.Node) -> Schedule:
+    """The keys of a single query at position ``q_first``: a schedule of 1 x 1 tiles.
+
+    Its ``visit`` is exact if ``closed``; that is how attended pairs are counted.
+    """
+    row = n.substitute(mask, {Q: Q_FIRST})
+    return derive(row, TileShape(1, 1, inside=False), tail=False)
+
+
+def _branches(mask: n.Node, builder: RangeBuilder) -> Lists:
+    """One list of ranges, or with ``by_head`` one a kind, chosen by scalars in the kernel."""
+    chosen = next((x for x in n.walk(mask) if isinstance(x, n.ByHead)), None)
+    if chosen is None:
+        return builder.lists(clauses(mask), clauses(mask, holds=False))
+    result: Lists | None = None
+    for i, member in enumerate(chosen.masks):
+        lists = _branches(n.substitute(mask, {chosen: member}), builder)
+        result = lists if result is None else builder.merge(kind_is(chosen.kinds, i), lists, result)
+    assert result is not None
+    if isinstance(chosen.kinds, n.Table):
+        none = n.Read(chosen.kinds, (n.Sym("h"),))
+        outside = n.Logic(
+            "|",
+            n.Compare("<", none, const(0)),
+            n.Compare(">=", none, const(len(chosen.masks))),
+        )
+        nothing = _branches(n.substitute(mask, {chosen: n.Const(value=False)}), builder)
+        result = builder.merge(outside, nothing, result)
+    return result
+
+
+def _assemble(
+    lists: Lists, algebra: TileAlgebra, builder: RangeBuilder, tile: TileShape
+) -> Schedule:
+    end = builder.end
+    visit = algebra.union(list(lists.visit))
+    touch = algebra.union(list(lists.touch))
+    visit_strided = algebra.intersect(
+        algebra.union(list(lists.visit_strided)), algebra.complement(visit, end)
+    )
+    touch_strided = algebra.intersect(
+        algebra.union(list(lists.touch_strided)), algebra.complement(touch, end)
+    )
+    periods = combine(lists.visit_stride, lists.touch_stride, tile.block_n)
+    everything_touched = algebra.union([*lists.touch, *lists.touch_strided])
+    partial = [
+        *_segments(algebra.intersect(visit, touch)),
+        *_segments(algebra.intersect(visit, touch_strided), periods.touched),
+        *_segments(algebra.intersect(visit_strided, touch), periods.visited),
+        *(
+            segment
+            for period in periods.mixed
+            for segment in _segments(algebra.intersect(visit_strided, touch_strided), period)
+        ),
+    ]
+    full = [
+        *_segments(algebra.complement(everything_touched, end)),
+        *_segments(touch_strided, periods.untouched),
+    ]
+    return Schedule(
+        tile,
+        tuple(partial),
+        tuple(full),
+        (*_segments(visit), *_segments(visit_strided, periods.visited)),
+        not lists.visit_reasons,
+        tuple(dict.fromkeys((*lists.visit_reasons, *lists.touch_reasons))),
+    )
+
+
+def _segments(ranges: tuple[Range, ...], period: Period | None = None) -> tuple[Segment, ...]:
+    return tuple(Segment(r.lo, r.hi, period) for r in ranges)
+
+
+def _everything(tile: TileShape, algebra: TileAlgebra, reason: str) -> Schedule:
+    end = RangeBuilder(algebra, tile, tail=True).end
+    whole = (Segment(const(0), end),)
+    return Schedule(tile, whole, (), whole, closed=False, reasons=(reason,))
+
+
+__all__ = ["KV_LEN", "Clause", "Schedule", "Segment", "derive", "derive_row"]
