@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
-NEWEST := build/triton-newest
+NEWEST := $(CURDIR)/build/triton-newest
 TESTS  ?=
 # Import from the checkout, with or without an editable install.
 export PYTHONPATH := $(CURDIR)

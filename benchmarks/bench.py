@@ -14,14 +14,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import results
 from benchmarks.guard import attempt
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.results import Result
     from collections.abc import Sequence
+
+    from benchmarks.results import Result
 
 MASKS = "full,causal,window,a_shape,strided,document,anchor_document"
 
@@ -30,16 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all cases and write the result file."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = parser().parse_args(given)
+    check_names(args)
     result = results.header(given, "forward")
     path = args.out or results.default_path(result, "forward")
     for name in args.masks.split(","):
         for seq in map(int, args.seqs.split(",")):
             result["cases"] += one_case(args, name, seq)
             results.write(path, result)
-    print(f"wrote {path}", file=sys.stderr)
     if not args.quiet:
         from benchmarks.report import show
 
+        print(f"wrote {path}", file=sys.stderr)
         show(result)
     return 0
 
@@ -67,9 +69,21 @@ def add_shape(found: argparse.ArgumentParser) -> None:
     found.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
 
 
+def check_names(args: argparse.Namespace) -> None:
+    """Refuse unknown masks and peers before anything runs."""
+    from benchmarks.cases import CASES
+    from benchmarks.peers import PEERS
+
+    for given, known in ((args.masks, CASES), (args.peers, PEERS)):
+        unknown = sorted({name for name in given.split(",") if name} - set(known))
+        if unknown:
+            parser().error(f"unknown: {', '.join(unknown)} (known: {', '.join(known)})")
+
+
 def one_case(args: argparse.Namespace, name: str, seq: int) -> list[Result]:
     """The case's results, from this process or from a child."""
-    print(f"{name} S={seq} ...", file=sys.stderr, flush=True)
+    if not args.quiet:
+        print(f"{name} S={seq} ...", file=sys.stderr, flush=True)
     if args.child_timeout > 0:
         return run_child(args, name, seq)
     return [run_here(args, name, seq)]

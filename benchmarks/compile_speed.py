@@ -12,16 +12,17 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
+from typing import Any
 
 import maskwright as mw
 from benchmarks import results
 from benchmarks.guard import attempt
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-    from collections.abc import Sequence
     from collections.abc import Callable
+    from collections.abc import Sequence
+    from multiprocessing.connection import Connection
 
 WARM_UP = "(k <= q) & (q - k < 5) & (k % 3 == 0)"  # loads templates and sympy; in no catalogue
 Entry = dict[str, Any]
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     mw.source(mw.parse(WARM_UP), arch=args.arch)
     result = results.header(given, "compile_speed")
-    for entry in entries():
+    for entry in entries("paper", heads=32, kv_heads=8):
         result["cases"].append(time_mask(entry.name, entry.mask, args.arch, args.repeats))
     path = args.out or results.default_path(result, "compile_speed")
     results.write(path, result)

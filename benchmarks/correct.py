@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from typing import TYPE_CHECKING
-
 if TYPE_CHECKING:
-    from benchmarks.cases import Tensors
     from benchmarks.cases import Case
+    from benchmarks.cases import Tensors
 
 SAMPLES = 64
 TOLERANCE = {"bfloat16": 1e-2, "float16": 2e-3, "float32": 2e-3}
@@ -47,7 +46,8 @@ def sample_rows(seq: int, count: int = SAMPLES, seed: int = 1) -> Tensor:
     """Sorted row numbers: the first and last two, the rest at random."""
     ends = torch.tensor([0, 1, seq - 2, seq - 1]).clamp(0, seq - 1)
     inner = torch.randperm(seq, generator=torch.Generator().manual_seed(seed))[:count]
-    return torch.cat([ends, inner]).unique()[: 2 * count]
+    rows: Tensor = torch.cat([ends, inner]).unique()
+    return rows
 
 
 def mask_rows(case: Case, head: int, rows: Tensor) -> Tensor:
@@ -55,7 +55,8 @@ def mask_rows(case: Case, head: int, rows: Tensor) -> Tensor:
     keys = torch.arange(case.shape.seq, device=rows.device, dtype=torch.int32)[None]
     if case.flex_mod is None:
         return torch.ones(len(rows), case.shape.seq, dtype=torch.bool, device=rows.device)
-    return case.flex_mod(0, head, rows.to(torch.int32)[:, None], keys).expand(-1, case.shape.seq)
+    found: Tensor = case.flex_mod(0, head, rows.to(torch.int32)[:, None], keys)
+    return found.expand(len(rows), case.shape.seq)
 
 
 def reference(case: Case, tensors: Tensors) -> Reference:

@@ -13,8 +13,8 @@ READINGS = (
     "clocks.mem",
     "temperature.gpu",
     "power.draw",
-    "clocks_throttle_reasons.active",
 )
+REASONS = ("clocks_event_reasons.active",)  # its own query: older drivers do not know the name
 PACKAGES = ("torch", "triton", "maskwright")
 
 
@@ -33,7 +33,7 @@ def query(fields: tuple[str, ...]) -> dict[str, str]:
 
 def snapshot() -> dict[str, str]:
     """SM and memory clock (MHz), temperature (C), power (W), throttle bits, right now."""
-    return query(READINGS)
+    return query(READINGS) | query(REASONS)
 
 
 def environment() -> dict[str, str]:

@@ -7,11 +7,12 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
+from typing import Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from collections.abc import Callable
+    from collections.abc import Sequence
 
 Result = dict[str, Any]
 Entry = dict[str, Any]
@@ -26,6 +27,7 @@ TITLES = {
     "fa3": "FA3",
 }
 NONE = "-"
+WIDE = 160  # columns where there is no terminal: logs should not wrap
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _summary(cases: list[Entry]) -> list[str]:
     lines: list[str] = []
     if ratios:
         faster = sum(ratio > 1 for ratio in ratios)
-        lines.append(f"Faster than FlexAttention in {faster} of {len(cases)} cases.")
+        lines.append(f"Faster than FlexAttention in {faster} of {len(cases)} cases (mask apart).")
     if timed:
         widest = max(100 * entry["iqr"] / entry["ms"] for entry in timed)
         lines.append(f"Widest spread between rounds (IQR): {widest:.1f} %.")
@@ -136,8 +138,13 @@ def sweep_table(result: Result) -> Table:
     entries: list[tuple[str, Entry]] = list(case["contestants"].items())
     entries.sort(key=lambda item: item[1].get("ms", float("inf")))
     rows = [
-        [name, cell(entry), _percent(entry), f"{entry.get('first_call_s', 0):.1f}"]
-        + [entry.get("reason", "")[:100]]
+        [
+            name,
+            cell(entry),
+            _percent(entry),
+            f"{entry.get('first_call_s', 0):.1f}",
+            entry.get("reason", "")[:70],
+        ]
         for name, entry in entries
     ]
     header = ["config", "TFLOP/s (ms)", "IQR %", "first call s", "reason"]
@@ -182,7 +189,7 @@ def show(result: Result) -> None:
         grid.add_column(name, justify="right" if number else "left")
     for row in table.rows:
         grid.add_row(*row)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(grid)
     for note in table.notes:
         console.print(note, markup=False, highlight=False)

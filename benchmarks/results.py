@@ -6,7 +6,8 @@ import datetime
 import json
 import shlex
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
+from typing import Any
 
 from benchmarks import gpu
 
@@ -28,10 +29,19 @@ def header(given: Sequence[str], kind: str) -> Result:
         "schema": 1,
         "kind": kind,
         "date": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
-        "command": shlex.join(["python", "-m", MODULES[kind], *given]),
+        "command": shlex.join(["python", "-m", MODULES[kind], *without_out(given)]),
         "environment": gpu.environment(),
         "cases": [],
     }
+
+
+def without_out(given: Sequence[str]) -> list[str]:
+    """The arguments less ``--out PATH``: it changes no number, and paths are nobody's business."""
+    kept: list[str] = []
+    for before, word in zip(["", *given], given, strict=False):
+        if word != "--out" and before != "--out" and not word.startswith("--out="):
+            kept.append(word)
+    return kept
 
 
 def default_path(result: Result, name: str) -> Path:

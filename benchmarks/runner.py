@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import asdict
 from dataclasses import dataclass
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +56,7 @@ class Bench:
 
 def run_case(case: Case, peers: Mapping[str, Peer], options: Options) -> Entry:
     """Everything measured of one case, ready for JSON."""
-    torch.compiler.reset()  # a case must not see how many variants the last one compiled
+    forget_compiled()
     tensors = make_tensors(case.shape, options.device)
     bench = Bench(case, tensors, correct.reference(case, tensors))
     pairs = correct.count_pairs(case, options.device)
@@ -83,6 +85,12 @@ def run_case(case: Case, peers: Mapping[str, Peer], options: Options) -> Entry:
     }
 
 
+def forget_compiled() -> None:
+    """A case must not feel how many variants the last one compiled (torch's recompile limit)."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
 def describe(case: Case) -> Entry:
     """What the case is."""
     return {"name": case.name, "mask": str(case.mask), "shape": asdict(case.shape)}
@@ -90,7 +98,9 @@ def describe(case: Case) -> Entry:
 
 def admit(peer: Peer, bench: Bench) -> tuple[Entry, Prepared | None]:
     """Prepare a contestant and check its output; only a right one is returned to be timed."""
-    reason = peer.available() or peer.supports(bench.case)
+    reason, error = attempt(lambda: peer.available() or peer.supports(bench.case) or "")
+    if reason is None:
+        return {"status": "error", "reason": error}, None
     if reason:
         return {"status": "skipped", "reason": reason}, None
     start = time.perf_counter()

@@ -23,6 +23,7 @@ from benchmarks.peers import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
     from torch import Tensor
 
     from maskwright.codegen.config import KernelConfig

@@ -267,7 +267,12 @@ def absorb(found: Clauses) -> Clauses:
 
 def _contains(wide: Clause, narrow: Clause) -> bool:
     """Every literal of ``wide`` follows from one of ``narrow``."""
-    return all(any(_implies(have, want) for have in narrow) for want in wide)
+    return all(implied(narrow, want) for want in wide)
+
+
+def implied(clause: Clause, want: Literal) -> bool:
+    """Some literal of the clause implies ``want``."""
+    return any(_implies(have, want) for have in clause)
 
 
 def _implies(have: Literal, want: Literal) -> bool:

@@ -166,7 +166,7 @@ class Prover:
                 return 0, self.tile.block_m - 1
             case n.Sym("kv_len" | "q_len"):
                 return 1, None
-            case n.Sym("q_first") if self.tile.inside:
+            case n.Sym("q_first" | "q") if self.tile.inside:
                 return 0, None
             case n.Sym("b" | "h" | "kv_head" | "k" | "keys_after_last"):
                 return 0, None

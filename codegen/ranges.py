@@ -16,6 +16,8 @@ from maskwright.codegen.project import Stride
 from maskwright.codegen.project import project
 from maskwright.codegen.strides import complementary
 from maskwright.codegen.strides import fits
+from maskwright.codegen.tables import tables_inside
+from maskwright.codegen.tables import without_sorted
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.tiles import Range
 from maskwright.codegen.tiles import TileAlgebra
@@ -65,7 +67,8 @@ class RangeBuilder:
         result = replace(
             result, touch=plain, touch_strided=strided, touch_stride=other, touch_reasons=reasons
         )
-        return self._with_tail(result, touched) if self.tail else result
+        result = self._with_tail(result, touched) if self.tail else result
+        return result if self.tile.inside else self._guard(result, visit, touch)
 
     def _sides(
         self, found: list[Keys], partner: Stride | None, *, negation: bool = False
@@ -134,21 +137,17 @@ class RangeBuilder:
         tail = Range(self._tile(KV_LEN), self.end)
         return replace(lists, touch=(*lists.touch, tail))
 
-    def guard(self, lists: Lists, inside: n.Node) -> Lists:
-        """Everything is partial unless ``inside`` holds (sorted tables read outside their range)."""
-        return replace(
-            lists,
-            visit=self._guarded(lists.visit, inside),
-            touch=self._guarded(lists.touch, inside),
-        )
-
-    def _guarded(self, ranges: tuple[Range, ...], inside: n.Node) -> tuple[Range, ...]:
-        if not ranges:
-            return (Range(self.algebra.choose(inside, self.end, const(0)), self.end),)
-        first, *others = ranges
-        low = self.algebra.choose(inside, first.lo, const(0))
-        high = self.algebra.choose(inside, first.hi, self.end)
-        return (Range(low, high), *others)
+    def _guard(self, lists: Lists, visit: Clauses, touch: Clauses) -> Lists:
+        """Where a sorted table is read outside, its order cannot be used: go without it there."""
+        reads = tables_inside([*visit, *touch])
+        if reads is None:
+            return lists
+        prover = self.algebra.prover
+        blind = [project(without_sorted(c), self.tile, prover) for c in visit]
+        plain, strided, _, _ = self._sides(blind, None)
+        everything = (Range(const(0), self.end),)
+        outside = Lists(visit=(*plain, *strided), touch=everything)
+        return self.merge(reads, lists, outside)
 
     def merge(self, cond: n.Node, yes: Lists, no: Lists) -> Lists:
         """``yes`` where the scalar condition holds, else ``no``, range by range."""

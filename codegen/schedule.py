@@ -28,7 +28,6 @@ from maskwright.codegen.ranges import Lists
 from maskwright.codegen.ranges import RangeBuilder
 from maskwright.codegen.strides import Period
 from maskwright.codegen.strides import combine
-from maskwright.codegen.tables import tables_inside
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.tiles import Range
 from maskwright.codegen.tiles import TileAlgebra
@@ -84,9 +83,6 @@ def derive(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedule:
         return _everything(tile, algebra, "the mask has too many alternatives for closed bounds")
     if len(lists.visit) + len(lists.touch) > MAX_RANGES:
         return _everything(tile, algebra, "the mask has too many separate key ranges")
-    inside = None if tile.inside else tables_inside(mask)
-    if inside is not None:
-        lists = builder.guard(lists, inside)
     return _assemble(lists, algebra, builder, tile)
 
 

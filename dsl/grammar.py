@@ -65,7 +65,7 @@ RENAMED = {
 }
 TYPOS = {"&&": "&", "||": "|", "=<": "<=", "=>": ">=", "<>": "!=", "!(": "~("}
 LOOKALIKES = {"≤": "<=", "≥": ">=", "≠": "!=", "∧": "&", "¬": "~"}
-LOOKALIKES |= {"∨": "|", "−": "-", "×": "*"}  # noqa: RUF001
+LOOKALIKES |= {"∨": "|", "−": "-", "×": "*"}
 
 # Python that is not mask text: what it is, and the right spelling.
 REFUSED: dict[type[ast.AST], tuple[str, str]] = {

@@ -10,6 +10,7 @@ import ast
 import math
 import operator
 import re
+import warnings
 
 from maskwright.dsl import grammar as g
 from maskwright.dsl import symbols
@@ -36,18 +37,24 @@ def parse(text: str) -> Expr:
     >>> parse("(k<=q) & (q-k<1024)")
     <bool (k <= q) & (q - k < 1024)>
     """
-    source, tree = _tree(text)
+    source, tree = syntax_tree(text)
     return _Reader(source).expression(tree)
 
 
-def _tree(text: object) -> tuple[str, ast.expr]:
-    """Checked one-line source and its Python syntax tree."""
+def syntax_tree(text: object) -> tuple[str, ast.expr]:
+    """Checked one-line source and its Python syntax tree; shared with pattern calls.
+
+    Raises:
+        MaskSyntaxError: not one Python expression in plain ASCII, too long, or too deep.
+    """
     if not isinstance(text, str):
         raise MaskError(f"mask text is a str, not {type(text).__name__}", expression=repr(text))
     source = re.sub(r"\s", " ", text).strip()
     _check_characters(source)
     try:
-        tree = ast.parse(source, mode="eval").body
+        with warnings.catch_warnings():  # e.g. `5.isin(...)` warns before it fails
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source, mode="eval").body
     except SyntaxError as error:
         raise _python_error(source, error) from None
     except (RecursionError, MemoryError):
@@ -95,18 +102,15 @@ def _too_deep(source: str) -> MaskSyntaxError:
 
 def _python_error(source: str, error: SyntaxError) -> MaskSyntaxError:
     """A syntax error of Python itself, with a better hint where the cause is known."""
-    column = max(0, (error.offset or 1) - 1)
-    fix = g.EXAMPLE
-    for wrong, right in g.TYPOS.items():
-        if wrong in source:
-            column, fix = source.index(wrong), f"write `{right}` for `{wrong}`"
-            break
-    if source[column : column + 1] == "=":
-        fix = "write `==` to compare"
     if "nested" in str(error.msg):
         return _too_deep(source)
+    column = min(error.offset - 1, len(source)) if error.offset else len(source)
+    fix = "write `==` to compare" if source[column : column + 1] == "=" else g.EXAMPLE
+    typo = next((wrong for wrong in g.TYPOS if wrong in source), None)
+    if typo:
+        column, fix = source.index(typo), f"write `{g.TYPOS[typo]}` for `{typo}`"
     what = f"this is not a Python expression: {str(error.msg).split(';')[0]}"
-    return MaskSyntaxError(what, text=source, column=min(column, len(source)), fix=fix)
+    return MaskSyntaxError(what, text=source, column=column, fix=fix)
 
 
 class _Reader:
@@ -218,6 +222,8 @@ class _Reader:
             case ast.Name(id=name) if name in g.FUNCTIONS:
                 count, function = g.FUNCTIONS[name]
                 return function(*map(self.expression, self._positional(node, name, count)))
+        if isinstance(node.func, ast.Name) and node.func.id in g.NAMES:
+            raise self._error(node, f"`{node.func.id}` is no function", g.EXAMPLE)
         raise self._refusal(node.func)
 
     def _read(self, node: ast.Subscript) -> Expr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,12 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _one_name_a_module() -> Iterator[None]:
     """One name, one module object: `dsl.x` beside `maskwright.dsl.x` would double every class."""
-    doubled = [m for m in sys.modules if m.split(".")[0] in FOLDERS]
-    if doubled:
-        session.exitstatus = 1
-        print(f"\nERROR: imported under a bare name: {doubled}; import them from maskwright")
+    yield
+    doubled = [name for name in sys.modules if name.split(".")[0] in FOLDERS]
+    assert not doubled, f"imported under a bare name: {doubled}; import them from maskwright"
 
 
 @pytest.fixture(autouse=True)

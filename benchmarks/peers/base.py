@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TYPE_CHECKING
-
+from typing import TYPE_CHECKING
+from typing import Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from benchmarks.cases import Tensors
-    from benchmarks.cases import Case
     from collections.abc import Callable
+
+    from torch import Tensor
+
+    from benchmarks.cases import Case
+    from benchmarks.cases import Tensors
 
 PLAIN = ("full", "causal")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,8 @@ from benchmarks.peers.base import Prepared
 from benchmarks.peers.base import only_plain
 
 if TYPE_CHECKING:
-    from benchmarks.cases import Tensors
     from benchmarks.cases import Case
+    from benchmarks.cases import Tensors
 
 
 @dataclass(frozen=True)

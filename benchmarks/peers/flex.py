@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from torch.nn.attention.flex_attention import flex_attention
 from benchmarks.peers.base import Prepared
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.cases import Case
     from benchmarks.cases import Tensors
-    from collections.abc import Callable
 
 
 @dataclass(frozen=True)

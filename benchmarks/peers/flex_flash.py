@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from benchmarks.peers.flex import prepare_flex
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.peers.base import Prepared
-    from benchmarks.cases import Tensors
     from benchmarks.cases import Case
+    from benchmarks.cases import Tensors
+    from benchmarks.peers.base import Prepared
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
+from typing import TYPE_CHECKING
 
 import maskwright as mw
 from benchmarks.peers.base import Prepared
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.cases import Tensors
-    from benchmarks.cases import Case
     from torch import Tensor
+
+    from benchmarks.cases import Case
+    from benchmarks.cases import Tensors
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,11 +13,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.peers.base import Prepared
 from benchmarks.peers.base import only_plain
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.cases import Tensors
     from benchmarks.cases import Case
+    from benchmarks.cases import Tensors
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,125 @@
+"""Kernel configurations: what a plan takes besides the mask, and a first guess per GPU."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from dataclasses import dataclass
+from typing import Any
+from typing import Literal
+from typing import TypeAlias
+
+from maskwright.dsl.errors import LoweringError
+
+Loads: TypeAlias = Literal["pointer", "descriptor"]
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """Tunable choices. They never change results beyond rounding.
+
+    Attributes:
+        block_m: queries of a tile.
+        block_n: keys of a tile.
+        num_warps: warps of a program.
+        num_stages: depth of the load pipeline.
+        loads: ``pointer``, or ``descriptor`` for the bulk copy engine (sm_90 and up).
+    """
+
+    block_m: int = 128
+    block_n: int = 64
+    num_warps: int = 8
+    num_stages: int = 3
+    loads: Loads = "pointer"
+
+    def __post_init__(self) -> None:
+        for name in ("block_m", "block_n", "num_warps"):
+            value = getattr(self, name)
+            if value < 1 or value & (value - 1):
+                raise LoweringError(f"{name} must be a power of two, not {value}")
+        if self.block_m < 16 or self.block_n < 16:
+            raise LoweringError("tiles have at least 16 queries and 16 keys", expression=self)
+        if self.num_stages < 1 or self.loads not in ("pointer", "descriptor"):
+            raise LoweringError("num_stages >= 1, loads is pointer or descriptor", expression=self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def arch_number(arch: str) -> int:
+    """``sm_90`` or ``sm_90a`` to 90.
+
+    Raises:
+        LoweringError: for anything else.
+    """
+    digits = arch.removeprefix("sm_").rstrip("af")
+    if not arch.startswith("sm_") or not digits.isdigit():
+        raise LoweringError(f"unknown GPU architecture {arch!r}", fix='use e.g. arch="sm_90"')
+    number = int(digits)
+    if number < 80:
+        raise LoweringError(f"{arch} is too old", fix="the kernels need sm_80 (Ampere) or newer")
+    return number
+
+
+# Largest shared memory of one program, KiB, by architecture.
+SHARED_KIB = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99, 121: 99}
+
+
+def default_config(
+    *,
+    arch: str = "sm_90",
+    dtype: str = "bfloat16",
+    head_dim: int = 128,
+    value_dim: int | None = None,
+    q_len: int | None = None,
+    granule: int | None = None,
+    aligned: bool = True,
+) -> KernelConfig:
+    """A configuration that compiles without spills on ``arch``; the tuner's stand-in.
+
+    Args:
+        granule: key tiles should divide this (the period or block of a strided mask).
+        aligned: strides and addresses suit the bulk copy engine.
+    """
+    number = arch_number(arch)
+    width = max(_padded(head_dim), _padded(value_dim or head_dim))
+    if dtype == "float32":
+        config = _float32(width)
+    elif number in (90, 100, 103):
+        config = _large_shared(width, aligned=aligned and number == 90)
+    else:
+        config = _portable(width, small=SHARED_KIB.get(number, 99) < 160)
+    block_m, block_n = config.block_m, config.block_n
+    if q_len is not None:
+        block_m = min(block_m, max(16, _padded(q_len)))
+    while granule is not None and granule % block_n and block_n > 16:
+        block_n //= 2
+    warps = config.num_warps if block_m >= 64 else min(config.num_warps, 4)
+    return KernelConfig(block_m, block_n, warps, config.num_stages, config.loads)
+
+
+def _padded(size: int) -> int:
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def _float32(width: int) -> KernelConfig:
+    # IEEE dots run on the ordinary cores: small tiles keep registers free.
+    return KernelConfig(64, 32, 8, 2) if width <= 64 else KernelConfig(32, 32, 8, 1)
+
+
+def _large_shared(width: int, *, aligned: bool) -> KernelConfig:
+    loads: Loads = "descriptor" if aligned else "pointer"
+    if width <= 64:
+        return KernelConfig(128, 64, 4, 3, loads)
+    if width <= 128:
+        # docs/forward-log.md: 128 x 64, 4 warps, 2 stages leads on an H100.
+        return KernelConfig(128, 64, 4, 2, loads) if aligned else KernelConfig(128, 64, 8, 3)
+    return KernelConfig(128, 32 if width > 256 else 64, 8, 2, loads)
+
+
+def _portable(width: int, *, small: bool) -> KernelConfig:
+    if width <= 64:
+        return KernelConfig(128, 64, 4, 3)
+    if width <= 128:
+        return KernelConfig(128, 32, 4, 2) if small else KernelConfig(128, 64, 8, 3)
+    return KernelConfig(64, 32, 8, 1 if small else 2)

@@ -1,0 +1,114 @@
+"""Segments as one loop each for the partial and the full tiles: flat, so that loads stay pipelined.
+
+Several ranges become one loop over a step number, with the tile found by a few scalar selects:
+the pipeline then fills once, not once a range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from maskwright.codegen.algebra import add
+from maskwright.codegen.algebra import const
+from maskwright.codegen.algebra import simplify
+from maskwright.codegen.algebra import sub
+from maskwright.codegen.emit import PROGRAM
+from maskwright.codegen.emit import Emitter
+from maskwright.codegen.schedule import Segment
+from maskwright.codegen.strides import simplify_mod
+from maskwright.dsl import nodes as n
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One ``for`` of a kernel.
+
+    Attributes:
+        index: the loop variable; ``tile_n`` itself where no mapping is needed.
+        bounds: arguments of ``tl.range``.
+        body: lines that compute ``tile_n`` from the index.
+    """
+
+    index: str
+    bounds: str
+    body: tuple[str, ...] = ()
+
+
+def roots(segments: tuple[Segment, ...]) -> list[n.Node]:
+    """Every expression a loop over the segments needs."""
+    found: list[n.Node] = []
+    for s in segments:
+        found += [s.lo, s.hi]
+        if s.period is not None:
+            found += [s.period.origin, s.period.width]
+    return found
+
+
+def emit_loop(name: str, segments: tuple[Segment, ...], emitter: Emitter) -> Loop | None:
+    """Emit the scalars of a loop over ``segments`` into the emitter; None if there are none."""
+    if not segments:
+        return None
+    if len(segments) == 1 and _simple(segments[0]):
+        return _plain(name, segments[0], emitter)
+    lines = emitter.lines[PROGRAM]
+    total, body = "0", []
+    for i, segment in enumerate(segments):
+        label = f"{name}{i}"
+        count, tile = _mapped(label, segment, emitter)
+        step = "step" if total == "0" else f"(step - {total})"
+        text = tile.format(step=step)
+        if i == 0:
+            body.append(f"tile_n = {text}")
+        else:
+            body.append(f"tile_n = tl.where(step >= {total}, {text}, tile_n)")
+        last = i == len(segments) - 1
+        end = f"{name}_count" if last else f"{label}_end"
+        lines.append(f"{end} = {count}" if total == "0" else f"{end} = {total} + {count}")
+        total = end
+    return Loop("step", f"0, {total}", tuple(body))
+
+
+def _simple(segment: Segment) -> bool:
+    return segment.period is None or segment.period.width is const(1)
+
+
+def _plain(name: str, segment: Segment, emitter: Emitter) -> Loop:
+    if segment.period is None:
+        lo = emitter.named(segment.lo, f"{name}_lo")
+        return Loop("tile_n", f"{lo}, {emitter.named(segment.hi, f'{name}_hi')}")
+    first, hi = _strided_start(name, segment, emitter)
+    return Loop("tile_n", f"{first}, {hi}, {segment.period.period}")
+
+
+def _strided_start(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
+    """First tile of a stride one tile wide at or after ``lo``, and ``hi``."""
+    period = segment.period
+    assert period is not None
+    to_next = simplify_mod(sub(period.origin, segment.lo), period.period)
+    first = emitter.named(simplify(add(segment.lo, to_next)), f"{name}_first")
+    return first, emitter.emit(segment.hi, PROGRAM)
+
+
+def _mapped(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
+    """(text of the number of tiles, text of the tile with a placeholder for the step)."""
+    period = segment.period
+    if period is None:
+        lo = emitter.emit(segment.lo, PROGRAM)
+        count = emitter.emit(sub(segment.hi, segment.lo), PROGRAM)
+        return count, "{step}" if segment.lo is const(0) else f"{lo} + {{step}}"
+    size = period.period
+    if period.width is const(1):
+        first, hi = _strided_start(name, segment, emitter)
+        return f"({hi} - {first} + {size - 1}) // {size}", f"{first} + {{step}} * {size}"
+    emitter.helpers.add("tiles_before")
+    lo, hi = emitter.emit(segment.lo, PROGRAM), emitter.emit(segment.hi, PROGRAM)
+    origin = emitter.emit(period.origin, PROGRAM)
+    width = emitter.emit(period.width, PROGRAM)
+    lines = emitter.lines[PROGRAM]
+    for end, text in (("from", lo), ("to", hi)):
+        lines.append(f"{name}_{end} = tiles_before({text}, {origin}, {size}, {width})")
+    place = f"({name}_from + {{step}})"
+    # A width of 0 has no tiles; the division must still be defined.
+    safe = width if isinstance(period.width, n.Const) else f"tl.maximum({width}, 1)"
+    tile = f"{origin} - {size} + {place} // {safe} * {size} + {place} % {safe}"
+    return f"{name}_to - {name}_from", tile

@@ -1,0 +1,264 @@
+"""The plan of a kernel: everything a template needs, decided and spelled out.
+
+Templates loop over plan items and branch on plan flags; they compute nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from maskwright.codegen.algebra import linear
+from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.emit import PROGRAM
+from maskwright.codegen.emit import ROW
+from maskwright.codegen.emit import TILE
+from maskwright.codegen.emit import Emitter
+from maskwright.codegen.emit import safe_name
+from maskwright.codegen.loops import Loop
+from maskwright.codegen.loops import emit_loop
+from maskwright.codegen.loops import roots
+from maskwright.codegen.normal import AtLeast
+from maskwright.codegen.normal import TooManyClausesError
+from maskwright.codegen.normal import clauses
+from maskwright.codegen.normal import implied
+from maskwright.codegen.prove import Prover
+from maskwright.codegen.schedule import Schedule
+from maskwright.codegen.schedule import Segment
+from maskwright.codegen.schedule import derive
+from maskwright.codegen.tile import TileShape
+from maskwright.dsl import nodes as n
+from maskwright.dsl.text import to_text
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a kernel is generated for. Equal requests give byte-identical source.
+
+    Attributes:
+        mask: mask node.
+        score: score node over ``s``, or None.
+        dtype: ``float16``, ``bfloat16`` or ``float32``.
+        head_dim, value_dim: sizes of query/key and of value heads.
+        inside: positions lie in [0, kv_len) and sorted tables are read inside (see TileShape).
+        has_sinks: one extra logit per head in the denominator.
+        config: tunable choices.
+    """
+
+    mask: n.Node
+    score: n.Node | None
+    dtype: str
+    head_dim: int
+    value_dim: int
+    inside: bool
+    has_sinks: bool
+    config: KernelConfig
+
+    @property
+    def tile(self) -> TileShape:
+        """Tile shape of the schedule."""
+        return TileShape(self.config.block_m, self.config.block_n, self.inside)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A runtime value of the kernel: ``name`` is the user's, ``text`` the kernel's."""
+
+    name: str
+    text: str
+    ndim: int = 0
+    dtype: str = "int"
+    sorted_list: bool = False
+
+
+@dataclass(frozen=True)
+class BoundsPlan:
+    """The small kernel that searches sorted tables, one value a query tile."""
+
+    lines: tuple[str, ...]
+    values: tuple[str, ...]
+    per_head: bool
+
+
+@dataclass(frozen=True)
+class ListPlan:
+    """The general path: a kernel that classifies tiles and writes a compact list."""
+
+    setup: tuple[str, ...]
+    loop: Loop | None
+    rows: tuple[str, ...]
+    tile_lines: tuple[str, ...]
+    keep: str
+    per_head: bool
+
+
+@dataclass(frozen=True)
+class ForwardPlan:
+    """The forward kernel.
+
+    Attributes:
+        setup: scalar lines before the loops (bounds of the segments, per-head parts).
+        rows: lines per query row before the loops.
+        partial, full: the loops; None where the schedule has no such tiles.
+        tile_lines: lines inside the partial loop before ``keep``, the predicate.
+        score_lines, score: likewise for the score expression, in both loops.
+    """
+
+    request: Request
+    schedule: Schedule
+    bindings: tuple[Binding, ...]
+    setup: tuple[str, ...]
+    rows: tuple[str, ...]
+    partial: Loop | None
+    full: Loop | None
+    tile_lines: tuple[str, ...]
+    keep: str
+    score_lines: tuple[str, ...]
+    score: str
+    bounds: BoundsPlan | None
+    tile_list: ListPlan | None
+    helpers: frozenset[str]
+
+
+def plan_forward(request: Request) -> ForwardPlan:
+    """Decide the forward kernel for a request."""
+    schedule = derive(request.mask, request.tile)
+    emitter = Emitter(Prover(request.tile))
+    shown = schedule.partial + schedule.full if schedule.closed else schedule.visit
+    searches = _searches(shown)
+    _name_searches(emitter, searches)
+    segments = shown if schedule.closed else ()
+    emitter.count_uses([*roots(segments), request.mask])
+    if schedule.closed:
+        partial = emit_loop("partial", schedule.partial, emitter)
+        full = emit_loop("full", schedule.full, emitter)
+    else:
+        partial, full = _listed(emitter)
+    keep = "" if partial is None else _keep(emitter, request.mask)
+    tile_lines = tuple(emitter.lines[TILE])
+    score_lines, score = _score(emitter, request.score)
+    bounds = _plan_bounds(request, searches)
+    tile_list = None if schedule.closed else _plan_list(request, schedule, searches)
+    helpers = set(emitter.helpers)
+    for part in (bounds, tile_list):
+        helpers |= part[1] if part else set()
+    return ForwardPlan(
+        request=request,
+        schedule=schedule,
+        bindings=bindings_of(request),
+        setup=tuple(emitter.lines[PROGRAM]),
+        rows=tuple(emitter.lines[ROW]),
+        partial=partial,
+        full=full,
+        tile_lines=tile_lines,
+        keep=keep,
+        score_lines=score_lines,
+        score=score,
+        bounds=bounds[0] if bounds else None,
+        tile_list=tile_list[0] if tile_list else None,
+        helpers=frozenset(helpers),
+    )
+
+
+def bindings_of(request: Request) -> tuple[Binding, ...]:
+    """Runtime values of mask and score: params first, then tables, by name."""
+    nodes = [request.mask] + ([request.score] if request.score is not None else [])
+    params = {p.name for node in nodes for p in n.params(node)}
+    tables = {t.name: t for node in nodes for t in n.tables(node)}
+    lists = {
+        x.row.table.name for node in nodes for x in n.walk(node) if isinstance(x, n.Member)
+    }
+    return (
+        *(Binding(name, safe_name(name)) for name in sorted(params)),
+        *(
+            Binding(t.name, safe_name(t.name), t.ndim, t.dtype, t.name in lists)
+            for _, t in sorted(tables.items())
+        ),
+    )
+
+
+def _keep(emitter: Emitter, mask: n.Node) -> str:
+    """Predicate of a partial tile, with the end of the keys where the mask does not imply it."""
+    if mask is n.Const(value=True):
+        return "k < kv_len"
+    text = emitter.emit(mask, TILE)
+    return text if _ends_with_queries(mask, emitter.prover) else f"{text} & (k < kv_len)"
+
+
+def _ends_with_queries(mask: n.Node, prover: Prover) -> bool:
+    """Every attended key has k <= q, and queries lie below kv_len."""
+    causal = AtLeast(linear(n.Arith("-", n.Sym("q"), n.Sym("k"))))
+    try:
+        found = clauses(mask)
+    except TooManyClausesError:
+        return False
+    return prover.tile.inside and all(implied(clause, causal) for clause in found)
+
+
+def _score(emitter: Emitter, score: n.Node | None) -> tuple[tuple[str, ...], str]:
+    if score is None:
+        return (), ""
+    del emitter.lines[TILE][:]
+    # Variables of the predicate's tile level do not exist in the full loop.
+    for node in [x for x in emitter.names if n.symbols(x) & {"k", n.SCORE}]:
+        del emitter.names[node]
+    emitter.count_uses([score])
+    text = emitter.emit(score, TILE)
+    return tuple(emitter.lines[TILE]), text
+
+
+def _searches(segments: tuple[Segment, ...]) -> tuple[n.Search, ...]:
+    found = {x: None for node in roots(segments) for x in n.walk(node) if isinstance(x, n.Search)}
+    return tuple(sorted(found, key=to_text))
+
+
+def _name_searches(emitter: Emitter, searches: tuple[n.Search, ...]) -> None:
+    for i, search in enumerate(searches):
+        emitter.names[search] = f"bound{i}"
+
+
+def _per_head(nodes: tuple[n.Node, ...]) -> bool:
+    return any(n.symbols(node) & {"h", "kv_head"} for node in nodes)
+
+
+def _plan_bounds(
+    request: Request, searches: tuple[n.Search, ...]
+) -> tuple[BoundsPlan, set[str]] | None:
+    if not searches:
+        return None
+    emitter = Emitter(Prover(request.tile), search_steps=True)
+    emitter.count_uses(searches)
+    values = tuple(emitter.emit(s, PROGRAM) for s in searches)
+    plan = BoundsPlan(tuple(emitter.lines[PROGRAM]), values, _per_head(searches))
+    return plan, emitter.helpers
+
+
+def _plan_list(
+    request: Request, schedule: Schedule, searches: tuple[n.Search, ...]
+) -> tuple[ListPlan, set[str]]:
+    emitter = Emitter(Prover(request.tile))
+    _name_searches(emitter, searches)
+    emitter.count_uses([*roots(schedule.visit), request.mask])
+    loop = emit_loop("visit", schedule.visit, emitter)
+    keep = _keep(emitter, request.mask)
+    plan = ListPlan(
+        tuple(emitter.lines[PROGRAM]),
+        loop,
+        tuple(emitter.lines[ROW]),
+        tuple(emitter.lines[TILE]),
+        keep,
+        _per_head((request.mask,)),
+    )
+    return plan, emitter.helpers
+
+
+def _listed(emitter: Emitter) -> tuple[Loop, Loop]:
+    """Loops over the compact list: partial tiles first, full tiles after them."""
+    emitter.lines[PROGRAM].extend(
+        [
+            "list_start = tl.load(list_starts + list_row)",
+            "list_end = tl.load(list_starts + list_row + 1)",
+            "list_full = list_start + tl.load(list_partial + list_row)",
+        ]
+    )
+    body = ("tile_n = tl.load(tile_list + step)",)
+    return Loop("step", "list_start, list_full", body), Loop("step", "list_full, list_end", body)
