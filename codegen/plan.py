@@ -124,7 +124,7 @@ def plan_forward(request: Request) -> ForwardPlan:
     schedule = derive(request.mask, request.tile)
     emitter = Emitter(Prover(request.tile))
     shown = schedule.partial + schedule.full if schedule.closed else schedule.visit
-    searches = _searches(shown)
+    searches = searches_of(shown)
     _name_searches(emitter, searches)
     segments = shown if schedule.closed else ()
     emitter.count_uses([*roots(segments), request.mask])
@@ -206,7 +206,8 @@ def _score(emitter: Emitter, score: n.Node | None) -> tuple[tuple[str, ...], str
     return tuple(emitter.lines[TILE]), text
 
 
-def _searches(segments: tuple[Segment, ...]) -> tuple[n.Search, ...]:
+def searches_of(segments: tuple[Segment, ...]) -> tuple[n.Search, ...]:
+    """Searches of sorted tables that the segments need, in a fixed order."""
     found = {x: None for node in roots(segments) for x in n.walk(node) if isinstance(x, n.Search)}
     return tuple(sorted(found, key=to_text))
 

@@ -26,8 +26,8 @@ class Period:
 
     def shifted(self, by: n.Node, width: n.Node) -> Period:
         """The same period, ``by`` tiles later, of another width."""
-        moved = n.Arith("%", simplify(n.Arith("+", self.origin, by)), const(self.period))
-        return Period(simplify(moved), self.period, simplify(width))
+        moved = simplify_mod(simplify(n.Arith("+", self.origin, by)), self.period)
+        return Period(moved, self.period, simplify(width))
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,12 @@ def _first_tile(stride: Stride, block_n: int) -> n.Node:
 
 
 def simplify_mod(node: n.Node, period: int) -> n.Node:
-    """``node mod period``, folded if constant."""
+    """``node mod period``; remainders inside it need not be taken twice."""
     form = linear(node)
+    for term, c in form.terms:
+        match term:
+            case n.Arith("%", x, n.Const(int(size))) if size % period == 0:
+                form = form - Linear(((term, c),), 0) + linear(x).scale(c)
     if form.is_const:
         return const(form.const % period)
     return n.Arith("%", to_node(Linear(form.terms, form.const % period)), const(period))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from maskwright.dsl.errors import MaskError
 from maskwright.dsl.expr import Expr
 from maskwright.dsl.symbols import b
@@ -10,7 +12,6 @@ from maskwright.dsl.symbols import k
 from maskwright.dsl.symbols import q
 from maskwright.dsl.symbols import table
 from maskwright.dsl.symbols import where
-from maskwright.patterns.common import HeadAxis
 from maskwright.patterns.common import Size
 from maskwright.patterns.common import check_constants
 from maskwright.patterns.common import check_sizes
@@ -27,7 +28,7 @@ def local_stride(
     step: int | None = None,
     offset: int = 0,
     heads: int | None = None,
-    head_axis: HeadAxis = "kv",
+    head_axis: Literal["kv", "query"] = "kv",
     dense_heads: int = 0,
     sink_blocks: int = 0,
 ) -> Expr:
@@ -53,14 +54,16 @@ def local_stride(
     (``head_axis="query"``, offset 1).
 
     Raises:
-        MaskError: for sizes below 1, or dense_heads without or above heads.
+        MaskError: for sizes below 1, an unknown axis, or dense_heads without or above heads.
 
     >>> from maskwright import patterns
     >>> str(patterns.local_stride(block=64, local_blocks=16, stride=8))
     '(k <= q) & ((q // 64 - k // 64 < 16) | ((k // 64 + kv_head) % 8 == 0))'
     """
     _check_stride(block, local_blocks, stride, step, offset, sink_blocks)
-    head = head_index("local_stride", head_axis)
+    head = head_index("local_stride", head_axis, ("kv", "query"))
+    if heads is not None:
+        check_constants("local_stride", 1, heads=heads)
     if step is None:
         step = max(1, stride // heads) if heads else 1
     kept = q // block - k // block < local_blocks
@@ -125,7 +128,11 @@ def shifted_group(group: Size, heads: int) -> Expr:
 
 
 def block_list(
-    block_q: int, block_k: int, *, causal: bool = True, head_axis: HeadAxis = "query"
+    block_q: int,
+    block_k: int,
+    *,
+    causal: bool = True,
+    head_axis: Literal["query", "kv", "one"] = "query",
 ) -> Expr:
     """Each block of queries attends to the key blocks that a runtime list names.
 
@@ -148,7 +155,7 @@ def block_list(
     '(k <= q) & (k // 32).isin(table("block_idx", ndim=4)[b, h, q // 64])'
     """
     check_constants("block_list", 1, block_q=block_q, block_k=block_k)
-    head = head_index("block_list", head_axis)
+    head = head_index("block_list", head_axis, ("query", "kv", "one"))
     listed = (k // block_k).isin(table("block_idx", ndim=4)[b, head, q // block_q])
     return (k <= q) & listed if causal else listed
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Literal
 from typing import TypeAlias
 
 from maskwright.dsl.errors import MaskError
@@ -15,7 +14,6 @@ from maskwright.dsl.symbols import h
 from maskwright.dsl.symbols import kv_head
 
 Size: TypeAlias = int | Expr
-HeadAxis: TypeAlias = Literal["kv", "query", "one"]
 
 _HEADS: dict[str, Expr] = {"kv": kv_head, "query": h, "one": as_expr(0)}
 
@@ -58,16 +56,16 @@ def same(a: Operand, b: Operand) -> Expr:
     return compare("==", a, b)
 
 
-def head_index(pattern: str, axis: HeadAxis) -> Expr:
+def head_index(pattern: str, axis: str, allowed: tuple[str, ...]) -> Expr:
     """The head symbol of an axis: ``kv_head``, ``h``, or 0 where one set serves all heads.
 
     Raises:
-        MaskError: for another axis.
+        MaskError: for an axis that is not allowed.
     """
-    if axis not in _HEADS:
+    if axis not in allowed:
         raise MaskError(
-            f'{pattern}() needs "kv", "query" or "one" for head_axis',
+            f"{pattern}() does not know this head_axis",
             expression=f"head_axis={axis!r}",
-            fix='"kv" shares a pattern within a GQA group, "query" does not',
+            fix=f"one of {', '.join(map(repr, allowed))}; 'kv' shares within a GQA group",
         )
     return _HEADS[axis]

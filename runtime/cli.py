@@ -73,12 +73,19 @@ def _demo(group: Group) -> None:
 
 def _mask_commands(group: Group) -> None:
     show = _command(group, "show", "draw a mask and its tile map", commands.show, mask=True)
-    _shape(show, q_len=64)
+    _shape(show, q_len=256)
+    _tile(show, "default: 32 tiles a side")
+    show.add_argument(
+        "--at", type=_pair, metavar="B,H", default=(0, 0), help="which batch and head"
+    )
     show.add_argument("--output", help="a .png or .svg file; text on the terminal without it")
     explain = _command(
         group, "explain", "the derived schedule, tiles, density, FLOPs", commands.explain, mask=True
     )
     _shape(explain, q_len=8192)
+    _tile(explain, "default: the kernel's own")
+    explain.add_argument("--head-dim", type=_positive, default=128)
+    explain.add_argument("--arch", default="sm_90", help="whose tile sizes to take; default sm_90")
     emit = _command(group, "emit", "print the generated kernel", commands.emit, mask=True)
     emit.add_argument("--output", help="write to this file instead")
     emit.add_argument("--arch", help="architecture, e.g. sm_90; default: portable")
@@ -158,10 +165,21 @@ def _shape(found: argparse.ArgumentParser, *, q_len: int) -> None:
     )
 
 
+def _tile(found: argparse.ArgumentParser, text: str) -> None:
+    found.add_argument("--tile", type=_pair, metavar="M,N", help=f"queries, keys of a tile; {text}")
+
+
 def _kernel(found: argparse.ArgumentParser) -> None:
     found.add_argument("--op", default="forward", choices=("forward", "backward", "decode"))
     found.add_argument("--dtype", default="bfloat16", choices=DTYPES)
     found.add_argument("--head-dim", type=_positive, default=128)
+
+
+def _pair(text: str) -> tuple[int, int]:
+    first, comma, second = text.partition(",")
+    if not comma:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers such as 128,64")
+    return _length(first), _length(second)
 
 
 def _positive(text: str) -> int:

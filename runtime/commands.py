@@ -38,7 +38,9 @@ def demo(args: Namespace) -> int:
 def show(args: Namespace) -> int:
     """``maskwright show MASK``."""
     argument, shape, bindings = _inputs(args)
-    made = maskwright.draw(argument.mask, path=args.output, **_sizes(args, shape), **bindings)
+    side = max(1, -(-max(shape.q_len, shape.kv_len) // 32))
+    options = {"path": args.output, "tile": args.tile or (side, side), "at": args.at}
+    made = maskwright.draw(argument.mask, **options, **_sizes(args, shape), **bindings)
     if args.json:
         key = "path" if args.output else "text"
         render.print_json({"mask": str(argument.mask), key: str(made)})
@@ -52,7 +54,8 @@ def show(args: Namespace) -> int:
 def explain(args: Namespace) -> int:
     """``maskwright explain MASK``."""
     argument, shape, bindings = _inputs(args)
-    found = maskwright.explain(argument.mask, **_sizes(args, shape), **bindings)
+    options = {"tile": args.tile, "head_dim": args.head_dim, "arch": args.arch}
+    found = maskwright.explain(argument.mask, **options, **_sizes(args, shape), **bindings)
     if args.json:
         render.print_json({"mask": str(argument.mask), **found.to_dict()})
     else:

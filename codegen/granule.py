@@ -1,0 +1,39 @@
+"""The block size that is part of a mask's meaning: key tiles should not straddle it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import gcd
+
+from maskwright.codegen.normal import Residue
+from maskwright.codegen.normal import TooManyClausesError
+from maskwright.codegen.normal import clauses
+from maskwright.dsl import nodes as n
+
+_WORTH = 32  # below this a tile of one block would cost more than it saves
+
+
+@lru_cache(maxsize=512)
+def granule(mask: n.Node) -> int | None:
+    """Key tiles should divide this many keys; None if the mask does not care.
+
+    It is the block of a strided part if that is large enough to be a tile, else its period.
+    """
+    try:
+        found = clauses(mask)
+    except TooManyClausesError:
+        return None
+    result = 0
+    for residue in (x for clause in found for x in clause if isinstance(x, Residue)):
+        with_q, _ = residue.form.split("q")
+        with_k, _ = residue.form.split("k")
+        if with_q.terms or len(with_k.terms) != 1:
+            continue
+        match with_k.terms[0][0]:
+            case n.Arith("//", _, n.Const(int(block))):
+                pass
+            case _:
+                block = 1
+        width = min(residue.width, residue.modulus - residue.width) * block
+        result = gcd(result, width if width >= _WORTH else residue.modulus * block)
+    return result or None

@@ -1,0 +1,421 @@
+"""The public calls: ``attention``, ``compile``, ``prepare``, ``check``, ``tune``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from maskwright.codegen.api import Explanation
+from maskwright.codegen.api import explain
+from maskwright.codegen.api import score_node
+from maskwright.codegen.api import source
+from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.pipeline import Compiled
+from maskwright.codegen.pipeline import choose_config
+from maskwright.codegen.pipeline import compile_forward
+from maskwright.codegen.plan import Request
+from maskwright.dsl import nodes as n
+from maskwright.dsl.errors import DispatchError
+from maskwright.dsl.errors import ShapeError
+from maskwright.dsl.errors import StrictError
+from maskwright.dsl.errors import TuningError
+from maskwright.dsl.evaluate import mask_node
+from maskwright.dsl.expr import Expr
+from maskwright.runtime import build
+from maskwright.runtime import device
+from maskwright.runtime import reference
+from maskwright.runtime import settings
+from maskwright.runtime.bind import DTYPES
+from maskwright.runtime.bind import Binder
+from maskwright.runtime.bind import Shapes
+from maskwright.runtime.bind import check_sinks
+from maskwright.runtime.bind import check_tensors
+from maskwright.runtime.check import Report
+from maskwright.runtime.check import check
+from maskwright.runtime.interpret import interpreter
+
+__all__ = ["Attention", "Prepared", "Report", "attention", "check", "compile", "prepare", "tune"]
+
+BACKENDS = ("auto", "gluon", "triton", "interpret", "reference")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the device computed before the kernel. Valid while lengths and runtime values stay.
+
+    Pass it as ``attention(..., prepared=p)``. ``nbytes`` is its size; 0 for closed-form masks.
+    """
+
+    kernel: str
+    sizes: tuple[int, ...]
+    arguments: tuple[Any, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory held."""
+        return sum(x.numel() * x.element_size() for x in self.arguments if isinstance(x, Tensor))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One checked call."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    shapes: Shapes
+    values: dict[str, Any]
+    inside: bool
+
+
+class Attention:
+    """Attention under one mask and score: everything that can be derived once is kept here.
+
+    Call it like ``maskwright.attention``, without the mask.
+    """
+
+    def __init__(self, mask: Any, *, score: Any = None, config: KernelConfig | None = None) -> None:
+        self.mask = mask_node(mask)
+        self.score = score_node(score)
+        self.config = config
+        nodes = (self.mask,) if self.score is None else (self.mask, self.score)
+        self._binder = Binder.of(nodes)
+
+    def __repr__(self) -> str:
+        return f"<Attention {Expr(self.mask)}>"
+
+    def with_config(self, config: KernelConfig) -> Attention:
+        """The same attention with a fixed kernel configuration."""
+        found = Attention(Expr(self.mask), config=config)
+        found.score, found._binder = self.score, self._binder  # noqa: SLF001
+        return found
+
+    def source(self, **options: Any) -> str:
+        """Source of the kernel; options as in ``maskwright.source``."""
+        options.setdefault("config", self.config)
+        score = None if self.score is None else Expr(self.score)
+        return source(Expr(self.mask), score=score, **options)
+
+    def explain(self, q_len: int, kv_len: int | None = None, **options: Any) -> Explanation:
+        """Loop bounds, tiles and FLOPs; options as in ``maskwright.explain``."""
+        return explain(Expr(self.mask), q_len, kv_len, **options)
+
+    def tune(self, **options: Any) -> NoReturn:
+        """Choose a configuration by measurement."""
+        tune(Expr(self.mask), **options)
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scale: float | None = None,
+        sinks: Tensor | None = None,
+        q_offset: int | None = None,
+        return_lse: bool = False,
+        backend: str = "auto",
+        prepared: Prepared | None = None,
+        **bindings: Any,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attention; see ``maskwright.attention``."""
+        call = self._check(query, key, value, q_offset, bindings)
+        check_sinks(sinks, query)
+        chosen = choose_backend(backend, query)
+        scale = call.shapes.head_dim**-0.5 if scale is None else float(scale)
+        if 0 in (call.shapes.batch, call.shapes.q_len, call.shapes.kv_len):
+            out, lse = _empty(call, sinks)
+        elif chosen == "reference":
+            shown = (self.mask, self.score, scale, sinks, call.values)
+            out, lse = reference.attention(
+                call.query, call.key, call.value, call.shapes, *shown, inside=call.inside
+            )
+        else:
+            out, lse = self._kernel(call, scale, sinks, prepared, interpreted=chosen == "interpret")
+        return (out, lse) if return_lse else out
+
+    def prepare(
+        self,
+        query: Tensor,
+        key: Tensor,
+        *,
+        q_offset: int | None = None,
+        backend: str = "auto",
+        **bindings: Any,
+    ) -> Prepared:
+        """The device work before the kernel, to be shared by calls; see ``maskwright.prepare``."""
+        call = self._check(query, key, key, q_offset, bindings)
+        interpreted = choose_backend(backend, query) in ("interpret", "reference")
+        compiled = self._compiled(call, sinks=False, interpreted=interpreted)
+        module = build.load(compiled, interpreted=interpreted)
+        return self._prepare(call, compiled, module, interpreted=interpreted)
+
+    # -- the kernel -----------------------------------------------------------------------------
+    def _check(
+        self, query: Tensor, key: Tensor, value: Tensor, q_offset: int | None, bindings: Any
+    ) -> _Call:
+        shapes = check_tensors(query, key, value, q_offset)
+        values = self._binder.bind(bindings, query.device, shapes.heads)
+        inside = shapes.positions_inside and self._binder.sorted_inside(values, shapes.kv_len)
+        tensors = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+        return _Call(*tensors, shapes, values, inside)
+
+    def _kernel(
+        self,
+        call: _Call,
+        scale: float,
+        sinks: Tensor | None,
+        prepared: Prepared | None,
+        *,
+        interpreted: bool,
+    ) -> tuple[Tensor, Tensor]:
+        _refuse_gradients(call, sinks)
+        compiled = self._compiled(call, sinks=sinks is not None, interpreted=interpreted)
+        module = build.load(compiled, interpreted=interpreted)
+        if prepared is None:
+            prepared = self._prepare(call, compiled, module, interpreted=interpreted)
+        elif prepared.sizes != _sizes(call.shapes):
+            raise ShapeError("prepared= was made for other sizes", fix="call mw.prepare again")
+        # The running maximum of scaled scores needs a non-negative scale.
+        query = call.query if scale >= 0 else -call.query
+        return self._run(
+            module.forward,
+            interpreted,
+            query,
+            call.key,
+            call.value,
+            scale=abs(scale),
+            q_offset=call.shapes.q_offset,
+            sinks=None if sinks is None else sinks.float().contiguous(),
+            prepared=list(prepared.arguments),
+            **self._keywords(compiled, call),
+        )
+
+    def _prepare(
+        self, call: _Call, compiled: Compiled, module: ModuleType, *, interpreted: bool
+    ) -> Prepared:
+        plan, s = compiled.plan, call.shapes
+        if plan.tile_list is not None:
+            self._announce(plan.schedule.reasons)
+        arguments = self._run(
+            module.prepare,
+            interpreted,
+            *(s.q_len, s.kv_len, s.batch, s.heads, s.kv_heads, call.query.device),
+            q_offset=s.q_offset,
+            **self._keywords(compiled, call),
+        )
+        return Prepared(compiled.name, _sizes(s), tuple(arguments))
+
+    def _run(self, function: Any, interpreted: bool, *args: Any, **kwargs: Any) -> Any:
+        if interpreted:
+            with interpreter():
+                return function(*args, **kwargs)
+        with torch.cuda.device(args[0].device if isinstance(args[0], Tensor) else args[5]):
+            return function(*args, **kwargs)
+
+    def _keywords(self, compiled: Compiled, call: _Call) -> dict[str, Any]:
+        return {x.text: call.values[x.name] for x in compiled.plan.bindings}
+
+    def _announce(self, reasons: tuple[str, ...]) -> None:
+        """The general path is never taken silently."""
+        if settings.current().strict:
+            raise StrictError(
+                "this mask needs the general path: " + "; ".join(reasons),
+                expression=Expr(self.mask),
+                fix="unset MASKWRIGHT_STRICT to allow it",
+            )
+        device.announce(Expr(self.mask), reasons)
+
+    def _compiled(self, call: _Call, *, sinks: bool, interpreted: bool) -> Compiled:
+        s, dtype = call.shapes, DTYPES[call.query.dtype]
+        arch = "sm_80" if interpreted else device.arch(call.query.device)
+        aligned = not interpreted and _aligned(call.key) and _aligned(call.value)
+        config = self.config or _config(
+            self.mask, arch, dtype, s.head_dim, s.value_dim, _bucket(s.q_len), aligned, interpreted
+        )
+        request = Request(
+            self.mask, self.score, dtype, s.head_dim, s.value_dim, call.inside, sinks, config
+        )
+        return compile_forward(request, settings.current().debug)
+
+
+@lru_cache(maxsize=1024)
+def _config(
+    mask: n.Node,
+    arch: str,
+    dtype: str,
+    head_dim: int,
+    value_dim: int,
+    q_len: int,
+    aligned: bool,
+    interpreted: bool,
+) -> KernelConfig:
+    config = choose_config(
+        mask,
+        arch=arch,
+        dtype=dtype,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        q_len=q_len,
+        aligned=aligned,
+    )
+    if not interpreted:
+        return config
+    # The interpreter pays per step, not per element; small tiles show every kind of tile.
+    return KernelConfig(min(config.block_m, 32), min(config.block_n, 32), 4, 1)
+
+
+def _bucket(q_len: int) -> int:
+    """Short queries take shorter tiles; beyond 128 all lengths are alike."""
+    return next((size for size in (16, 32, 64) if q_len <= size), 128)
+
+
+def _aligned(x: Tensor) -> bool:
+    """The bulk copy engine takes this tensor: 16-byte base and strides."""
+    size = x.element_size()
+    strides = [s for s, length in zip(x.stride()[:3], x.shape[:3], strict=True) if length > 1]
+    return x.data_ptr() % 16 == 0 and all(s * size % 16 == 0 for s in strides)
+
+
+def _sizes(s: Shapes) -> tuple[int, ...]:
+    return (s.batch, s.heads, s.kv_heads, s.q_len, s.kv_len, s.q_offset)
+
+
+def _empty(call: _Call, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """No queries, or no keys: zeros, and the LSE of nothing."""
+    s = call.shapes
+    out = call.query.new_zeros((s.batch, s.heads, s.q_len, s.value_dim))
+    lse = torch.full((s.batch, s.heads, s.q_len), float("-inf"), device=out.device)
+    return out, lse if sinks is None else lse.clone().copy_(sinks.float()[None, :, None])
+
+
+def _refuse_gradients(call: _Call, sinks: Tensor | None) -> None:
+    given = [call.query, call.key, call.value, *([] if sinks is None else [sinks])]
+    given += [x for x in call.values.values() if isinstance(x, Tensor)]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in given):
+        raise DispatchError(
+            "the generated kernels have no backward in this version",
+            fix='use torch.no_grad(), or backend="reference" for gradients',
+        )
+
+
+def choose_backend(backend: str, query: Tensor) -> str:
+    """The backend that serves a call.
+
+    Raises:
+        DispatchError: if it does not exist, or cannot run on this device.
+    """
+    if backend == "auto":
+        backend = settings.current().backend
+    if backend not in BACKENDS:
+        raise DispatchError(f"unknown backend {backend!r}", fix=f"one of {', '.join(BACKENDS)}")
+    cuda = query.device.type == "cuda"
+    match backend:
+        case "auto":
+            return "triton" if cuda else "reference"
+        case "triton" if not cuda:
+            fix = 'use backend="reference" or "interpret" for CPU tensors'
+            raise DispatchError(f"the triton backend needs a GPU, query is on {query.device}", fix=fix)
+        case "interpret" if cuda:
+            raise DispatchError("the interpreter runs on CPU tensors", fix="move the inputs to cpu")
+        case "gluon":
+            raise DispatchError("no Gluon kernels in this version", fix='use backend="triton"')
+        case "interpret" if query.dtype == torch.bfloat16:
+            raise DispatchError(
+                "Triton's interpreter computes bfloat16 dots wrongly", fix="use float16 or float32"
+            )
+    return backend
+
+
+@lru_cache(maxsize=512)
+def _attention(mask: n.Node, score: n.Node | None) -> Attention:
+    return Attention(Expr(mask), score=None if score is None else Expr(score))
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any = None,
+    *,
+    score: Any = None,
+    scale: float | None = None,
+    sinks: Tensor | None = None,
+    q_offset: int | None = None,
+    return_lse: bool = False,
+    backend: str = "auto",
+    prepared: Prepared | None = None,
+    **bindings: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """softmax(score(scale * query @ key^T) where mask) @ value.
+
+    Args:
+        query: (B, Hq, Sq, D), float16, bfloat16 or float32; strides are honoured.
+        key, value: (B, Hkv, Sk, D) and (B, Hkv, Sk, Dv); Hq is a multiple of Hkv.
+        mask: mask expression; True means attend. None attends everywhere.
+        score: expression over ``mw.s``, the scaled logit.
+        scale: factor on the logits, 1 / sqrt(D) by default.
+        sinks: (Hq,) float, one extra logit a query head in the denominator (its value is zero).
+        q_offset: position of query row 0 in key coordinates; Sk - Sq by default.
+        return_lse: also return the log-sum-exp of the logits, sinks included: float32
+            (B, Hq, Sq), natural logarithm.
+        backend: ``auto``, ``triton``, ``interpret`` or ``reference``.
+        prepared: result of ``prepare`` for the same sizes and runtime values.
+        bindings: params (int) and tables (tensors on the query's device) by name.
+
+    Returns:
+        out (B, Hq, Sq, Dv) in the query's dtype, or (out, lse). A row that attends to nothing
+        has output 0 and LSE -inf.
+
+    Raises:
+        MaskwrightError: a subclass that names the expression and what to do.
+    """
+    found = _attention(mask_node(mask), score_node(score))
+    return found(
+        query,
+        key,
+        value,
+        scale=scale,
+        sinks=sinks,
+        q_offset=q_offset,
+        return_lse=return_lse,
+        backend=backend,
+        prepared=prepared,
+        **bindings,
+    )
+
+
+def compile(mask: Any, *, score: Any = None) -> Attention:  # noqa: A001
+    """Everything derived once: a callable like ``attention`` without the mask."""
+    return Attention(mask, score=score)
+
+
+def prepare(mask: Any, query: Tensor, key: Tensor, **bindings: Any) -> Prepared:
+    """What the device must compute before the kernel; nothing for closed-form masks.
+
+    Args:
+        mask: mask expression.
+        query, key: tensors of the calls to come (their sizes, dtype and device count).
+        bindings: runtime values, and ``q_offset`` or ``backend`` as in ``attention``.
+    """
+    return _attention(mask_node(mask), None).prepare(query, key, **bindings)
+
+
+def tune(mask: Any, *, q_len: int = 0, budget: float = 60.0, **options: Any) -> NoReturn:
+    """Choose a configuration by measurement on this GPU.
+
+    Raises:
+        TuningError: always; the tuner is not part of this version.
+    """
+    del q_len, budget, options
+    raise TuningError(
+        "the tuner is not part of this version",
+        expression=mask,
+        fix="pass a KernelConfig: mw.compile(mask).with_config(config)",
+    )

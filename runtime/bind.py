@@ -1,0 +1,172 @@
+"""Checks of a call: tensors, head counts, and runtime values turned into kernel arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskwright.codegen.api import check_head_dim
+from maskwright.dsl import nodes as n
+from maskwright.dsl.errors import BindingError
+from maskwright.dsl.errors import ShapeError
+from maskwright.dsl.evaluate import check_bindings
+from maskwright.dsl.evaluate import check_param
+from maskwright.dsl.expr import Expr
+
+DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
+_KINDS: dict[str, Sequence[torch.dtype]] = {
+    "int": (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8),
+    "bool": (torch.bool,),
+    "float": (torch.float32, torch.float16, torch.bfloat16, torch.float64),
+}
+_STORED = {"int": torch.int32, "bool": torch.uint8, "float": torch.float32}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a call."""
+
+    batch: int
+    heads: int
+    kv_heads: int
+    q_len: int
+    kv_len: int
+    head_dim: int
+    value_dim: int
+    q_offset: int
+
+    @property
+    def positions_inside(self) -> bool:
+        """All query positions lie in [0, kv_len)."""
+        return self.q_offset >= 0 and self.q_offset + self.q_len <= self.kv_len
+
+
+def check_tensors(query: Tensor, key: Tensor, value: Tensor, q_offset: int | None) -> Shapes:
+    """Sizes of the call.
+
+    Raises:
+        ShapeError: if ranks, dtypes, devices or sizes do not fit together.
+    """
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ShapeError(
+                f"{name} must be a tensor of shape (batch, heads, length, head_dim)",
+                expression=f"{name}: {shape}",
+            )
+        if x.dtype not in DTYPES or x.dtype != query.dtype:
+            raise ShapeError(
+                "query, key and value need one dtype: float16, bfloat16 or float32",
+                expression=f"{name}: {x.dtype}, query: {query.dtype}",
+            )
+        if x.device != query.device:
+            raise ShapeError(f"{name} is on {x.device}, query on {query.device}")
+    batch, heads, q_len, head_dim = query.shape
+    _, kv_heads, kv_len, value_dim = value.shape
+    shown = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+    if key.shape[:3] != value.shape[:3] or key.shape[0] != batch or key.shape[3] != head_dim:
+        raise ShapeError("batch, KV heads, lengths or head_dim differ", expression=shown)
+    if not heads or not kv_heads or heads % kv_heads:
+        raise ShapeError(
+            f"{heads} query heads do not divide over {kv_heads} KV heads", expression=shown
+        )
+    check_head_dim(head_dim)
+    check_head_dim(value_dim)
+    offset = kv_len - q_len if q_offset is None else q_offset
+    if isinstance(offset, bool) or not isinstance(offset, int):
+        raise ShapeError(f"q_offset is a Python int, not {type(offset).__name__}")
+    return Shapes(batch, heads, kv_heads, q_len, kv_len, head_dim, value_dim, offset)
+
+
+def check_sinks(sinks: Tensor | None, query: Tensor) -> None:
+    """One float per query head, on the query's device."""
+    if sinks is None:
+        return
+    heads = query.shape[1]
+    if not isinstance(sinks, Tensor) or sinks.shape != (heads,) or not sinks.is_floating_point():
+        raise ShapeError(f"sinks is a float tensor of shape ({heads},), one logit a query head")
+    if sinks.device != query.device:
+        raise ShapeError(f"sinks is on {sinks.device}, query on {query.device}")
+
+
+@dataclass(frozen=True)
+class Binder:
+    """Turns the runtime values of one mask and score into kernel arguments."""
+
+    nodes: tuple[n.Node, ...]
+    params: tuple[n.Param, ...]
+    tables: tuple[n.Table, ...]
+    head_counts: frozenset[int]
+
+    @staticmethod
+    def of(nodes: tuple[n.Node, ...]) -> Binder:
+        """The binder of a mask node and, if any, a score node."""
+        params = {p.name: p for node in nodes for p in n.params(node)}
+        tables = {t.name: t for node in nodes for t in n.tables(node)}
+        for name in params.keys() & tables.keys():
+            raise BindingError(f'"{name}" is both a param and a table', fix="rename one")
+        counts = {
+            len(x.kinds)
+            for node in nodes
+            for x in n.walk(node)
+            if isinstance(x, n.ByHead) and isinstance(x.kinds, tuple)
+        }
+        return Binder(nodes, tuple(params.values()), tuple(tables.values()), frozenset(counts))
+
+    def bind(self, bindings: Mapping[str, Any], device: torch.device, heads: int) -> dict[str, Any]:
+        """Checked values by name: ints for params, int32/uint8/float32 tensors for tables.
+
+        Raises:
+            BindingError: a value is missing, unknown, or of the wrong type, rank or device.
+            ShapeError: ``by_head`` names another number of heads.
+        """
+        if not self.params and not self.tables and not bindings and not self.head_counts:
+            return {}
+        check_bindings(list(self.nodes), bindings, Expr(self.nodes[0]))
+        for count in self.head_counts - {heads}:
+            raise ShapeError(
+                f"by_head names {count} heads, the call has {heads}",
+                expression=Expr(self.nodes[0]),
+                fix="give one kind a query head",
+            )
+        values: dict[str, Any] = {p.name: check_param(p, bindings[p.name]) for p in self.params}
+        for t in self.tables:
+            values[t.name] = _table(t, bindings[t.name], device)
+        return values
+
+    def sorted_inside(self, values: Mapping[str, Any], kv_len: int) -> bool:
+        """Sorted tables reach to kv_len."""
+        return all(values[t.name].shape[-1] >= kv_len for t in self.tables if t.sorted)
+
+
+def _table(t: n.Table, value: Any, device: torch.device) -> Tensor:
+    if not isinstance(value, Tensor):
+        if device.type != "cpu":
+            raise BindingError(
+                f'table "{t.name}" must be a tensor on {device}, not {type(value).__name__}',
+                fix=f"{t.name}=torch.as_tensor(..., device={str(device)!r})",
+            )
+        value = torch.as_tensor(value)
+    if value.device != device:
+        raise BindingError(
+            f'table "{t.name}" is on {value.device}, the query is on {device}',
+            fix=f'{t.name}.to("{device}")',
+        )
+    if value.ndim != t.ndim:
+        raise BindingError(
+            f'table "{t.name}" is declared with {t.ndim} dimension(s), '
+            f"the tensor has shape {tuple(value.shape)}"
+        )
+    if value.dtype not in _KINDS[t.dtype]:
+        raise BindingError(
+            f'table "{t.name}" is declared {t.dtype}, the tensor is {value.dtype}',
+            fix=f"use {', '.join(str(d) for d in _KINDS[t.dtype][:2])}",
+        )
+    if value.numel() >= 2**31:
+        raise BindingError(f'table "{t.name}" has {value.numel()} elements; 2**31 is the limit')
+    return value.to(_STORED[t.dtype])

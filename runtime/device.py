@@ -1,0 +1,38 @@
+"""Facts about the GPU, and announcements made once."""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+
+import torch
+
+from maskwright.dsl.errors import DispatchError
+from maskwright.runtime.cache import MaskwrightWarning
+
+
+@lru_cache(maxsize=32)
+def arch(device: torch.device) -> str:
+    """``sm_90`` and the like.
+
+    Raises:
+        DispatchError: the GPU is older than sm_80.
+    """
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        raise DispatchError(
+            f"{torch.cuda.get_device_name(device)} is sm_{major}{minor}; the kernels need sm_80",
+            fix='use backend="reference", or a GPU from Ampere on',
+        )
+    return f"sm_{major}{minor}"
+
+
+@lru_cache(maxsize=256)
+def announce(expression: object, reasons: tuple[str, ...]) -> None:
+    """Say once for each mask that it takes the general path, and why."""
+    warnings.warn(
+        f"the tile schedule of {expression} has no closed form ({'; '.join(reasons)}): "
+        "a list of tiles is built on the device",
+        MaskwrightWarning,
+        stacklevel=2,
+    )
