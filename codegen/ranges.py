@@ -113,7 +113,7 @@ class RangeBuilder:
         high: n.Node = KV_LEN
         for bound in keys.highs:
             high = self.algebra.smaller(high, bound)
-        first = self._tile(low)
+        first = self.algebra.smaller(self._tile(low), self.end)  # empty ranges lie inside, too
         last = ceildiv(high, self.tile.block_n)
         conds = list(keys.conds)
         if not self._aligned(low) and not self.algebra.prover.lt(low, high):

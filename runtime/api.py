@@ -235,7 +235,8 @@ class Attention:
     def _compiled(self, call: _Call, *, sinks: bool, interpreted: bool) -> Compiled:
         s, dtype = call.shapes, DTYPES[call.query.dtype]
         arch = "sm_80" if interpreted else device.arch(call.query.device)
-        aligned = not interpreted and _aligned(call.key) and _aligned(call.value)
+        tensors = (call.query, call.key, call.value)
+        aligned = not interpreted and all(_aligned(x) for x in tensors)
         config = self.config or _config(
             self.mask, arch, dtype, s.head_dim, s.value_dim, _bucket(s.q_len), aligned, interpreted
         )

@@ -1,0 +1,178 @@
+"""Compile a generated kernel to machine code with no GPU, and read what it takes."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from maskwright.codegen.config import SHARED_KIB
+from maskwright.codegen.config import arch_number
+from maskwright.codegen.plan import ForwardPlan
+from maskwright.codegen.render import padded
+from maskwright.dsl.errors import LoweringError
+from maskwright.runtime import cache
+
+_POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
+_TABLES = {"int": "*i32", "bool": "*u8", "float": "*fp32"}
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """Resources of the forward kernel on one architecture.
+
+    Attributes:
+        registers: per thread.
+        stack_bytes: local memory per thread; spills show here.
+        shared_bytes: shared memory of a program.
+        instructions: counts of the SASS instructions that matter.
+    """
+
+    arch: str
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+    shared_limit: int
+    num_warps: int
+    cubin_bytes: int
+    seconds: float
+    instructions: dict[str, int]
+
+    @property
+    def spills(self) -> bool:
+        """Registers went to local memory."""
+        return self.stack_bytes > 0 or self.instructions.get("LDL", 0) > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"spills": self.spills}
+
+    def __str__(self) -> str:
+        spills = f"SPILLS {self.stack_bytes} bytes" if self.spills else "no spills"
+        return (
+            f"{self.arch}: {self.registers} registers, {spills}, "
+            f"{self.shared_bytes / 1024:.0f} of {self.shared_limit / 1024:.0f} KiB shared, "
+            f"{self.num_warps} warps, cubin {self.cubin_bytes / 1024:.0f} KiB, {self.seconds:.1f} s"
+        )
+
+
+def build(plan: ForwardPlan, source: str, name: str, arch: str) -> BuildReport:
+    """Compile the forward kernel of a plan for ``arch``.
+
+    Raises:
+        LoweringError: if the architecture is unknown or the compiler refuses.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    number = arch_number(arch)
+    module = _load(cache.store(f"{name}.py", source), name)
+    config = plan.request.config
+    signature, attrs = _signature(plan, module)
+    started = time.perf_counter()
+    try:
+        compiled = triton.compile(
+            ASTSource(module.forward_kernel, signature, {}, attrs),
+            target=GPUTarget("cuda", number, 32),
+            options={"num_warps": config.num_warps, "num_stages": config.num_stages},
+        )
+    except Exception as error:
+        raise LoweringError(f"{arch}: the Triton compiler refused: {error}") from error
+    seconds = time.perf_counter() - started
+    cubin = compiled.asm["cubin"]
+    registers, stack = _resources(cubin)
+    limit = SHARED_KIB.get(number, 99) * 1024
+    return BuildReport(
+        arch,
+        registers,
+        stack,
+        compiled.metadata.shared,
+        limit,
+        compiled.metadata.num_warps,
+        len(cubin),
+        seconds,
+        _instructions(cubin),
+    )
+
+
+def _load(path: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"maskwright_offline_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _signature(plan: ForwardPlan, module: ModuleType) -> tuple[dict[str, str], dict[Any, Any]]:
+    """Argument types of the forward kernel, with the alignment a real call has."""
+    request = plan.request
+    pointer = _POINTERS[request.dtype]
+    types: dict[str, str] = {}
+    for name in module.forward_kernel.arg_names:
+        types[name] = _type(name, plan, pointer)
+    attrs: dict[Any, Any] = {}
+    for i, (name, kind) in enumerate(types.items()):
+        if kind.startswith("*") or name.startswith("stride_"):
+            attrs[i,] = [["tt.divisibility", 16]]
+    return types, attrs
+
+
+def _type(name: str, plan: ForwardPlan, pointer: str) -> str:
+    config, request = plan.request.config, plan.request
+    if name in ("query", "key", "value") and config.loads == "descriptor":
+        size = request.value_dim if name == "value" else request.head_dim
+        length = config.block_m if name == "query" else config.block_n
+        block = f"[1, 1, {length}, {padded(size)}]"
+        return f"tensordesc<{pointer[1:]}{block}>"
+    if name in ("query", "key", "value", "out"):
+        return pointer
+    fixed = {"lse": "*fp32", "sinks": "*fp32", "scale": "fp32", "bounds": "*i32"}
+    fixed |= {"tile_list": "*i32", "list_starts": "*i64", "list_partial": "*i32"}
+    if name in fixed:
+        return fixed[name]
+    for x in plan.bindings:
+        if name in (x.text, f"{x.text}_sorted") and x.ndim:
+            return _TABLES[x.dtype]
+    return "i32"
+
+
+def _tool(name: str) -> str:
+    import triton
+
+    found = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    if not found.exists():
+        raise LoweringError(f"{name} is missing from the triton package")
+    return str(found)
+
+
+def _run(tool: str, *options: str, cubin: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run(  # noqa: S603
+            [_tool(tool), *options, file.name], capture_output=True, text=True, check=False
+        )
+    return done.stdout
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """(registers, stack bytes) from cuobjdump."""
+    text = _run("cuobjdump", "--dump-resource-usage", cubin=cubin)
+    found = re.search(r"REG:(\d+)\s+STACK:(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _instructions(cubin: bytes) -> dict[str, int]:
+    """How often the instructions that decide speed occur in the SASS."""
+    text = _run("nvdisasm", "-c", cubin=cubin)
+    names = ("HGMMA", "HMMA", "UTMALDG", "LDGSTS", "LDL", "STL", "MUFU.EX2", "WARPGROUP.DEPBAR")
+    return {name: text.count(name) for name in names if name in text}
