@@ -221,9 +221,13 @@ def _judge(
     error = (out.double() - truth[0]).norm() / truth[0].norm().clamp_min(1e-30)
     if not truth[0].numel() or not truth[0].any():
         error = out.double().norm()
-    finite = torch.where(truth[1].isinf() & (lse.double() == truth[1]), 0.0, lse.double() - truth[1])
+    finite = torch.where(
+        truth[1].isinf() & (lse.double() == truth[1]), 0.0, lse.double() - truth[1]
+    )
     lse_error = float(finite.abs().max()) if finite.numel() else 0.0
-    right = bool((out[empty] == 0).all()) and (has_sinks or bool((lse[empty] == float("-inf")).all()))
+    right = bool((out[empty] == 0).all()) and (
+        has_sinks or bool((lse[empty] == float("-inf")).all())
+    )
     ok = float(error) <= TOLERANCE[out.dtype] and lse_error <= LSE_TOLERANCE[out.dtype] and right
     return Report(
         mask,

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from maskwright import __version__
 from maskwright.dsl.errors import MaskwrightError
+from maskwright.runtime import cli_render as render
 from maskwright.runtime import commands
 
 if TYPE_CHECKING:
@@ -33,9 +34,14 @@ DTYPES = ("float16", "bfloat16", "float32")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = parser().parse_args(arguments)
+    found = parser()
+    args, extra = found.parse_known_args(arguments)
+    if extra and args.command != "bench":  # the harness has options of its own
+        found.error(f"unrecognized arguments: {' '.join(extra)}")
+    args.extra = extra
     try:
-        code: int = args.run(args)
+        with render.plain_warnings():
+            code: int = args.run(args)
         sys.stdout.flush()
     except MaskwrightError as error:
         print(f"maskwright: {error}", file=sys.stderr)
@@ -123,8 +129,13 @@ def _check(group: Group) -> None:
 
 
 def _others(group: Group) -> None:
-    bench = _command(group, "bench", "the benchmark harness of a checkout", commands.bench)
-    bench.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on")
+    bench = group.add_parser(
+        "bench",
+        help="the benchmark harness of a checkout",
+        description="Runs python -m benchmarks.bench; all options are passed on.",
+        add_help=False,
+    )
+    bench.set_defaults(run=commands.bench)
     cache = _command(group, "cache", "generated sources on disk", commands.cache_command)
     cache.add_argument("action", choices=("ls", "clear"), nargs="?", default="ls")
     _command(group, "doctor", "versions, GPU, cache, backends and why not", commands.doctor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -29,6 +30,14 @@ def print_json(result: object) -> None:
 def note(text: str) -> None:
     """A remark that is not part of the result."""
     print(f"note: {text}", file=sys.stderr)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Inside: warnings are notes, without file and line."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: note(str(message))
+        yield
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
@@ -93,12 +102,18 @@ def progress(total: int, *, quiet: bool = False) -> Iterator[Steps]:
         yield _Quiet()
     elif sys.stderr.isatty():
         columns = (
-            TextColumn("{task.description:<44}"),
-            BarColumn(),
+            TextColumn("{task.description:<40}"),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        bar = Progress(
+            *columns,
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # else results would leave their pipe
+        )
+        with bar:
             yield _Bar(bar, total)
     else:
         yield _Lines(total)

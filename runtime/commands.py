@@ -26,6 +26,10 @@ Command: TypeAlias = Callable[[Namespace], int]
 
 ARCHES = ("sm_80", "sm_90", "sm_100")
 FAILED = 1
+BUILD_COLUMNS = (
+    *("arch", "registers", "stack_bytes", "spills", "shared_bytes", "shared_limit"),
+    *("num_warps", "cubin_bytes", "seconds"),
+)
 
 
 def demo(args: Namespace) -> int:
@@ -38,6 +42,11 @@ def demo(args: Namespace) -> int:
 def show(args: Namespace) -> int:
     """``maskwright show MASK``."""
     argument, shape, bindings = _inputs(args)
+    if not (args.at[0] < shape.batch and args.at[1] < shape.heads):
+        raise MaskwrightError(
+            f"there is no batch entry and head {args.at[0]},{args.at[1]}",
+            fix=f"--at up to {shape.batch - 1},{shape.heads - 1}, or larger --batch and --heads",
+        )
     side = max(1, -(-max(shape.q_len, shape.kv_len) // 32))
     options = {"path": args.output, "tile": args.tile or (side, side), "at": args.at}
     made = maskwright.draw(argument.mask, **options, **_sizes(args, shape), **bindings)
@@ -81,7 +90,7 @@ def emit(args: Namespace) -> int:
 
 def build(args: Namespace) -> int:
     """``maskwright build MASK --arch sm_90``."""
-    from maskwright.runtime.offline import build as compile_offline
+    from maskwright.runtime.cross import cross_compile
 
     argument = read_mask(args.mask)
     arches = args.arch or ARCHES
@@ -89,13 +98,15 @@ def build(args: Namespace) -> int:
     with render.progress(len(arches), quiet=args.json) as steps:
         for arch in arches:
             steps.step(f"compiling for {arch}")
-            report = compile_offline(_source(args, argument, arch), arch).to_dict()
-            results.append({"arch": arch, **report})
+            options = {"op": args.op, "dtype": args.dtype, "head_dim": args.head_dim}
+            results.append(cross_compile(argument.mask, arch, **options).to_dict())
     if args.json:
         render.print_json({"mask": str(argument.mask), "builds": results})
     else:
-        columns = list(results[0])
-        render.print_table(columns, [list(r.values()) for r in results])
+        render.print_table(
+            [name.replace("_", " ") for name in BUILD_COLUMNS],
+            [[result[name] for name in BUILD_COLUMNS] for result in results],
+        )
     return 0
 
 
@@ -131,7 +142,8 @@ def tune(args: Namespace) -> int:
     """``maskwright tune MASK``."""
     argument, shape, bindings = _inputs(args)
     sizes = _sizes(args, shape)
-    found = maskwright.tune(argument.mask, **sizes, budget=args.budget, **bindings)
+    tune_mask: Callable[..., Any] = maskwright.tune
+    found = tune_mask(argument.mask, **sizes, budget=args.budget, **bindings)
     if args.json:
         render.print_json(found.to_dict())
     else:
@@ -147,7 +159,7 @@ def bench(args: Namespace) -> int:
             "the benchmarks are not part of the installed package",
             fix="run `maskwright bench` in a checkout (pip install --editable .)",
         )
-    command = [sys.executable, "-m", "benchmarks.bench", *args.arguments]
+    command = [sys.executable, "-m", "benchmarks.bench", *args.extra]
     return subprocess.run(command, cwd=root, check=False).returncode
 
 

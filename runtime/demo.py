@@ -20,8 +20,9 @@ from maskwright.runtime.cli_mask import MaskArgument
 from maskwright.runtime.cli_mask import Shape
 from maskwright.runtime.cli_mask import read_bindings
 
-EXPLAINED = 8192  # length of the printed schedule
-DRAWN = 256
+EXPLAINED = 4096  # length of the printed schedule
+DRAWN = 1024
+DRAWN_TILE = (32, 32)
 STEPS = ("schedule", "kernel", "check", "compile", "picture")
 
 
@@ -47,9 +48,9 @@ class Device:
 
 def cases() -> list[Case]:
     """The four masks."""
-    stride = patterns.local_stride(block=32, local_blocks=2, stride=4, step=1)
+    stride = patterns.local_stride(block=64, local_blocks=2, stride=4, step=1)
     return [
-        Case("a_shape", "A-shape: sink and window", patterns.a_shape(sink=64, window=1024)),
+        Case("a_shape", "A-shape: sink and window", patterns.a_shape(sink=64, window=256)),
         Case("vertical_slash", "vertical-slash: runtime lists", patterns.vertical_slash()),
         Case("local_stride", "strided: local and every 4th block", stride),
         Case("anchor_document", "anchor: packed documents", patterns.anchor_document()),
@@ -92,21 +93,21 @@ def _device() -> Device:
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
         return Device("triton", "bfloat16", 2048, 128, f"on {name}")
-    return Device("interpret", "float32", 160, 32, "in Triton's interpreter (no GPU here)")
+    return Device("interpret", "float32", 320, 32, "in Triton's interpreter (no GPU here)")
 
 
 def _one(
     case: Case, output: Path, arch: str, device: Device, steps: render.Steps
 ) -> tuple[dict[str, Any], str]:
     """All steps of one mask: (result, text for a person)."""
-    from maskwright.runtime.offline import build
+    from maskwright.runtime.cross import cross_compile
 
     steps.step(f"{case.name}: deriving the schedule")
     explained = maskwright.explain(case.mask, **_arguments(case, EXPLAINED))
     steps.step(f"{case.name}: writing the kernel")
     source = maskwright.source(case.mask, arch=arch)
     (output / f"{case.name}.py").write_text(source)
-    steps.step(f"{case.name}: checking {device.text}")
+    steps.step(f"{case.name}: checking ({device.backend})")
     report = maskwright.check(
         case.mask,
         head_dim=device.head_dim,
@@ -115,14 +116,14 @@ def _one(
         **_arguments(case, device.q_len, heads=2),
     )
     steps.step(f"{case.name}: compiling for {arch}")
-    built = build(source, arch).to_dict()
+    built = cross_compile(case.mask, arch).to_dict()
     steps.step(f"{case.name}: drawing")
     picture = output / f"{case.name}.png"
-    maskwright.draw(case.mask, path=picture, **_arguments(case, DRAWN))
+    maskwright.draw(case.mask, path=picture, tile=DRAWN_TILE, **_arguments(case, DRAWN))
     result = {
         "name": case.name,
         "mask": str(case.mask),
-        "explain": explained.to_dict(),
+        "schedule": explained.to_dict(),
         "check": report.to_dict() | {"ok": report.ok},
         "build": built,
         "source": str(output / f"{case.name}.py"),
@@ -144,12 +145,14 @@ def _summary(
 ) -> None:
     rows = []
     for result in results:
-        built, found = result["build"], result["explain"]
+        built, found = result["build"], result["schedule"]
         kind = "closed form" if found["closed_form"] else "tile list"
         verdict = "agrees" if result["check"]["ok"] else "DIFFERS"
-        resources = [built.get(key) for key in ("registers", "spills", "shared_bytes")]
+        resources = [built.get(key) for key in ("registers", "stack_bytes", "shared_bytes")]
         rows.append([result["name"], kind, float(found["density"]), verdict, *resources])
-    columns = ["mask", "schedule", f"density at {EXPLAINED}", "kernel", "registers", "spills"]
-    render.print_table([*columns, "shared bytes"], rows, f"checked {device.text}; built for {arch}")
+    columns = ["mask", "schedule", f"density at {EXPLAINED}", "kernel", "registers"]
+    render.print_table(
+        [*columns, "stack bytes", "shared bytes"], rows, f"checked {device.text}; built for {arch}"
+    )
     print(f"\n{output}/ holds each kernel's source and a picture of its mask and tiles.")
     print(f"Done in {seconds:.0f} s. Next: maskwright --help")

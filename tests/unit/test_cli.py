@@ -143,7 +143,8 @@ def test_every_command_is_listed(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["unknown"], ["show"], ["explain", "k<=q", "--q-len=-1"]]
+    "arguments",
+    [[], ["unknown"], ["show"], ["explain", "k<=q", "--q-len=-1"], ["doctor", "--what"]],
 )
 def test_wrong_usage_exits_with_2(capsys, arguments):
     with pytest.raises(SystemExit) as stop:
@@ -225,6 +226,11 @@ def test_cache(capsys, monkeypatch, tmp_path):
     assert "causal_0.py" in run(capsys, "cache", "ls")[1]
     assert json.loads(run(capsys, "cache", "clear", "--json")[1])["removed"] == 1
     assert "0 file(s)" in run(capsys, "cache")[1]
+
+
+def test_bench_passes_its_options_on(capfd):
+    assert main(["bench", "--help"]) == 0
+    assert "--masks" in capfd.readouterr().out
 
 
 def test_doctor(capsys):

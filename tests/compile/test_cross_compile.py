@@ -1,0 +1,61 @@
+"""Kernels compile to machine code without a GPU. CI runs this file with the newest Triton too."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from maskwright import MaskwrightError
+from maskwright import patterns
+from maskwright.runtime.cli import main
+from maskwright.runtime.cross import cross_compile
+
+MASKS = {
+    "full": patterns.full(),
+    "a_shape": patterns.a_shape(sink=64, window=1024),
+    "strided": patterns.local_stride(block=64, local_blocks=2, stride=4),
+    "anchor": patterns.anchor_document(),
+    "vertical_slash": patterns.vertical_slash(),
+}
+
+
+@pytest.fixture(autouse=True)
+def _empty_triton_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_kernel_of_every_kind(name):
+    report = cross_compile(MASKS[name], "sm_90")
+    assert 0 < report.registers <= 255
+    assert 0 < report.shared_bytes <= report.shared_limit
+    assert report.cubin_bytes > 0
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_100"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_other_targets(arch, dtype):
+    report = cross_compile(patterns.causal(), arch, dtype=dtype, head_dim=64)
+    assert report.arch == arch
+    assert report.shared_bytes <= report.shared_limit
+
+
+def test_matrix_units_are_used():
+    assert cross_compile(patterns.causal(), "sm_90").instructions.get("HGMMA", 0) > 0
+    assert cross_compile(patterns.causal(), "sm_80").instructions.get("HMMA", 0) > 0
+
+
+@pytest.mark.parametrize("arch", ["sm_70", "90", "gfx942"])
+def test_unknown_targets_are_refused(arch):
+    with pytest.raises(MaskwrightError, match="sm_"):
+        cross_compile(patterns.causal(), arch)
+
+
+def test_the_build_command(capsys):
+    assert main(["build", "causal", "--arch", "sm_90", "--head-dim", "64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["builds"]
+    assert [b["arch"] for b in found] == ["sm_90"]
+    assert {"registers", "stack_bytes", "shared_bytes", "cubin_bytes", "seconds"} <= set(found[0])
+    assert main(["build", "causal", "--arch", "sm_90", "--arch", "sm_80"]) == 0
+    assert "registers" in capsys.readouterr().out
