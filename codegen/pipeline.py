@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from functools import lru_cache
 
 from maskwright.codegen.config import KernelConfig
@@ -28,7 +29,7 @@ class Compiled:
     plan: ForwardPlan
     source: str
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Readable, unique name: mask, dtype, head size, op and a hash of the source."""
         return "_".join(

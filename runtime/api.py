@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from types import ModuleType
 from typing import Any
 from typing import NoReturn
 
@@ -38,10 +37,11 @@ from maskwright.runtime.bind import check_sinks
 from maskwright.runtime.bind import check_tensors
 from maskwright.runtime.check import Report
 from maskwright.runtime.check import check
-from maskwright.runtime.interpret import interpreter
+from maskwright.runtime.launch import Kernel
 
 __all__ = ["Attention", "Prepared", "Report", "attention", "check", "compile", "prepare", "tune"]
 
+_MOST_KERNELS = 4096  # kinds of calls remembered for one mask
 BACKENDS = ("auto", "gluon", "triton", "interpret", "reference")
 
 
@@ -86,6 +86,7 @@ class Attention:
         self.config = config
         nodes = (self.mask,) if self.score is None else (self.mask, self.score)
         self._binder = Binder.of(nodes)
+        self._kernels: dict[Any, Kernel] = {}
 
     def __repr__(self) -> str:
         return f"<Attention {Expr(self.mask)}>"
@@ -152,9 +153,7 @@ class Attention:
         """The device work before the kernel, to be shared by calls; see ``maskwright.prepare``."""
         call = self._check(query, key, key, q_offset, bindings)
         interpreted = choose_backend(backend, query) in ("interpret", "reference")
-        compiled = self._compiled(call, sinks=False, interpreted=interpreted)
-        module = build.load(compiled, interpreted=interpreted)
-        return self._prepare(call, compiled, module, interpreted=interpreted)
+        return self._prepare(call, self._ready(call, sinks=None, interpreted=interpreted))
 
     # -- the kernel -----------------------------------------------------------------------------
     def _check(
@@ -176,51 +175,54 @@ class Attention:
         interpreted: bool,
     ) -> tuple[Tensor, Tensor]:
         _refuse_gradients(call, sinks)
-        compiled = self._compiled(call, sinks=sinks is not None, interpreted=interpreted)
-        module = build.load(compiled, interpreted=interpreted)
-        if prepared is None:
-            prepared = self._prepare(call, compiled, module, interpreted=interpreted)
-        elif prepared.sizes != _sizes(call.shapes):
+        sinks = None if sinks is None else sinks.float().contiguous()
+        kernel = self._ready(call, sinks=sinks, interpreted=interpreted)
+        if prepared is not None and prepared.sizes != _sizes(call.shapes):
             raise ShapeError("prepared= was made for other sizes", fix="call mw.prepare again")
+        if prepared is None and kernel.prepares:
+            prepared = self._prepare(call, kernel)
+        keywords = {text: call.values[name] for name, text in kernel.names}
+        if prepared is not None:
+            keywords["prepared"] = list(prepared.arguments)
+        if sinks is not None:
+            keywords["sinks"] = sinks
         # The running maximum of scaled scores needs a non-negative scale.
         query = call.query if scale >= 0 else -call.query
-        return self._run(
-            module.forward,
-            interpreted,
-            query,
-            call.key,
-            call.value,
+        return kernel.launch(
+            *(query, call.key, call.value),
             scale=abs(scale),
             q_offset=call.shapes.q_offset,
-            sinks=None if sinks is None else sinks.float().contiguous(),
-            prepared=list(prepared.arguments),
-            **self._keywords(compiled, call),
+            **keywords,
         )
 
-    def _prepare(
-        self, call: _Call, compiled: Compiled, module: ModuleType, *, interpreted: bool
-    ) -> Prepared:
-        plan, s = compiled.plan, call.shapes
+    def _ready(self, call: _Call, *, sinks: Tensor | None, interpreted: bool) -> Kernel:
+        """The kernel for this kind of call: one look-up once it has been made."""
+        tensors = [call.query, call.key, call.value]
+        tensors += [x for x in call.values.values() if isinstance(x, Tensor)]
+        key = (
+            tuple((x.dtype, x.stride(), x.data_ptr() % 16) for x in tensors),
+            None if sinks is None else sinks.data_ptr() % 16,
+            (call.shapes, call.query.device, call.inside, interpreted),
+        )
+        found = self._kernels.get(key)
+        if found is None:
+            compiled = self._compiled(call, sinks=sinks is not None, interpreted=interpreted)
+            found = Kernel(compiled, build.load(compiled, interpreted=interpreted), interpreted)
+            if len(self._kernels) >= _MOST_KERNELS:
+                self._kernels.clear()
+            self._kernels[key] = found
+        return found
+
+    def _prepare(self, call: _Call, kernel: Kernel) -> Prepared:
+        plan, s = kernel.compiled.plan, call.shapes
         if plan.tile_list is not None:
             self._announce(plan.schedule.reasons)
-        arguments = self._run(
-            module.prepare,
-            interpreted,
+        arguments = kernel.prepare(
             *(s.q_len, s.kv_len, s.batch, s.heads, s.kv_heads, call.query.device),
             q_offset=s.q_offset,
-            **self._keywords(compiled, call),
+            **{text: call.values[name] for name, text in kernel.names},
         )
-        return Prepared(compiled.name, _sizes(s), tuple(arguments))
-
-    def _run(self, function: Any, interpreted: bool, *args: Any, **kwargs: Any) -> Any:
-        if interpreted:
-            with interpreter():
-                return function(*args, **kwargs)
-        with torch.cuda.device(args[0].device if isinstance(args[0], Tensor) else args[5]):
-            return function(*args, **kwargs)
-
-    def _keywords(self, compiled: Compiled, call: _Call) -> dict[str, Any]:
-        return {x.text: call.values[x.name] for x in compiled.plan.bindings}
+        return Prepared(kernel.compiled.name, _sizes(s), tuple(arguments))
 
     def _announce(self, reasons: tuple[str, ...]) -> None:
         """The general path is never taken silently."""
