@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import gcd
 
 import sympy
@@ -50,7 +50,7 @@ class Linear:
         return not self.terms
 
 
-@lru_cache(maxsize=None)
+@cache
 def _order(node: n.Node) -> str:
     """Sort key of terms: the same in every process."""
     return to_text(node)
@@ -76,7 +76,7 @@ def _symbol(node: n.Node) -> sympy.Symbol:
     return _symbols[node]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _to_sympy(node: n.Node) -> sympy.Expr:
     match node:
         case n.Const(int(value)):
@@ -102,7 +102,7 @@ def _floordiv(form: Linear, divisor: int) -> sympy.Expr:
     return outer + _symbol(n.Arith("//", to_node(inner), n.Const(divisor)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def linear(node: n.Node) -> Linear:
     """The linear form of an integer node."""
     match node:  # sums need no computer algebra
@@ -159,7 +159,7 @@ def to_node(form: Linear) -> n.Node:
     return n.Arith("+" if form.const > 0 else "-", node, n.Const(abs(form.const)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def simplify(node: n.Node) -> n.Node:
     """Canonical node of an integer expression."""
     return to_node(linear(node))

@@ -23,14 +23,101 @@ _OUTSIDE = {"int": "-1", "bool": "0", "float": "0.0"}
 
 # Names the templates use: a runtime value of that name gets an underscore.
 TAKEN = frozenset(
-    """acc alpha arguments attended b base batch bounds bounds_heads bounds_row counts denominator
-    device dims end everywhere float full_count grid group h heads int is_full is_partial k keep
-    key key_arg key_head key_rows key_tile kv_head kv_heads kv_len lane list_end list_full
-    list_heads list_partial list_row list_start list_starts lse len max max_ new_peak out out_head
-    partial_count peak place prepare prepared q q_first q_last q_len q_offset q_tiles query
-    query_head query_tile range real result row scale scores search_steps sink sinks start_n step
-    tile_list tile_m tile_n tl torch triton value value_arg value_dims value_head value_rows
-    value_tile weights forward forward_kernel bounds_kernel tile_list_kernel head_dim""".split()
+    [
+        "acc",
+        "alpha",
+        "arguments",
+        "attended",
+        "b",
+        "base",
+        "batch",
+        "bounds",
+        "bounds_heads",
+        "bounds_row",
+        "counts",
+        "denominator",
+        "device",
+        "dims",
+        "end",
+        "everywhere",
+        "float",
+        "full_count",
+        "grid",
+        "group",
+        "h",
+        "heads",
+        "int",
+        "is_full",
+        "is_partial",
+        "k",
+        "keep",
+        "key",
+        "key_arg",
+        "key_head",
+        "key_rows",
+        "key_tile",
+        "kv_head",
+        "kv_heads",
+        "kv_len",
+        "lane",
+        "list_end",
+        "list_full",
+        "list_heads",
+        "list_partial",
+        "list_row",
+        "list_start",
+        "list_starts",
+        "lse",
+        "len",
+        "max",
+        "max_",
+        "new_peak",
+        "out",
+        "out_head",
+        "partial_count",
+        "peak",
+        "place",
+        "prepare",
+        "prepared",
+        "q",
+        "q_first",
+        "q_last",
+        "q_len",
+        "q_offset",
+        "q_tiles",
+        "query",
+        "query_head",
+        "query_tile",
+        "range",
+        "real",
+        "result",
+        "row",
+        "scale",
+        "scores",
+        "search_steps",
+        "sink",
+        "sinks",
+        "start_n",
+        "step",
+        "tile_list",
+        "tile_m",
+        "tile_n",
+        "tl",
+        "torch",
+        "triton",
+        "value",
+        "value_arg",
+        "value_dims",
+        "value_head",
+        "value_rows",
+        "value_tile",
+        "weights",
+        "forward",
+        "forward_kernel",
+        "bounds_kernel",
+        "tile_list_kernel",
+        "head_dim",
+    ]
 )
 
 
@@ -222,9 +309,7 @@ class Emitter:
         target = self.emit(value, PROGRAM)
         return f"count_below({pointer}, {name}_stride{axis}, {length}, {target}, search_steps, {inside})"
 
-    def _by_head(
-        self, kinds: tuple[int, ...] | n.Table, masks: tuple[n.Node, ...], at: int
-    ) -> str:
+    def _by_head(self, kinds: tuple[int, ...] | n.Table, masks: tuple[n.Node, ...], at: int) -> str:
         from maskwright.codegen.normal import kind_is
 
         chosen = [

@@ -56,8 +56,7 @@ class Explanation:
                 f"schedule  {kind}; tables {d['table_bytes']} bytes",
                 *(f"  {line}" for line in self.lines),
                 f"pairs     {d['pairs']:,} of {d['pairs_dense']:,} (density {d['density']:.4%})",
-                "tiles     "
-                + ", ".join(f"{k} {v:,} ({v / every:.2%})" for k, v in tiles.items()),
+                "tiles     " + ", ".join(f"{k} {v:,} ({v / every:.2%})" for k, v in tiles.items()),
                 f"flops     {d['flops']:.4g} forward at head_dim {d['head_dim']}",
                 f"rows      {d['empty_rows']:,} without any key",
                 *(f"note      {r}" for r in d["reasons"]),

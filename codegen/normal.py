@@ -83,8 +83,12 @@ def _dnf(node: n.Node, holds: bool) -> Clauses:
         case n.Not(a):
             return _dnf(a, not holds)
         case n.Logic("^", a, b):
-            same = _either(_both(_dnf(a, True), _dnf(b, True)), _both(_dnf(a, False), _dnf(b, False)))
-            differ = _either(_both(_dnf(a, True), _dnf(b, False)), _both(_dnf(a, False), _dnf(b, True)))
+            same = _either(
+                _both(_dnf(a, True), _dnf(b, True)), _both(_dnf(a, False), _dnf(b, False))
+            )
+            differ = _either(
+                _both(_dnf(a, True), _dnf(b, False)), _both(_dnf(a, False), _dnf(b, True))
+            )
             return differ if holds else same
         case n.Logic(op, a, b):
             join = _both if (op == "&") == holds else _either

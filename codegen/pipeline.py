@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from functools import lru_cache
@@ -53,7 +54,7 @@ def compile_forward(request: Request, debug: frozenset[str] = frozenset()) -> Co
 
 
 def _dump(debug: frozenset[str], request: Request, plan: ForwardPlan, source: str) -> None:
-    stages = {
+    stages: dict[str, Callable[[], str]] = {
         "mask": lambda: brief(request.mask),
         "schedule": lambda: "\n".join(schedule_lines(plan.schedule)),
         "plan": lambda: repr(plan),

@@ -164,9 +164,7 @@ def bindings_of(request: Request) -> tuple[Binding, ...]:
     nodes = [request.mask] + ([request.score] if request.score is not None else [])
     params = {p.name for node in nodes for p in n.params(node)}
     tables = {t.name: t for node in nodes for t in n.tables(node)}
-    lists = {
-        x.row.table.name for node in nodes for x in n.walk(node) if isinstance(x, n.Member)
-    }
+    lists = {x.row.table.name for node in nodes for x in n.walk(node) if isinstance(x, n.Member)}
     return (
         *(Binding(name, safe_name(name)) for name in sorted(params)),
         *(

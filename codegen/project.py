@@ -102,7 +102,6 @@ def _unfloor(literal: AtLeast) -> AtLeast:
                 literal = AtLeast(linear(x).scale(c) + rest.scale(size) + slack)
             case _:
                 return literal
-    return literal
 
 
 def _eliminate(literals: list[Literal]) -> list[Linear]:

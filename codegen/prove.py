@@ -79,9 +79,7 @@ class Prover:
         tried = (self._nonnegative(rest + linear(o).scale(c), depth - 1) for o in options)
         return any(tried) if any_ else all(tried)
 
-    def _open_division(
-        self, form: Linear, term: n.Node, a: n.Node, size: int, depth: int
-    ) -> bool:
+    def _open_division(self, form: Linear, term: n.Node, a: n.Node, size: int, depth: int) -> bool:
         """Distribute ``max(x, y) // B`` to ``max(x // B, y // B)``, then go on."""
         if depth == 0:
             return False
@@ -105,12 +103,12 @@ class Prover:
         constant = Fraction(form.const)
         for term, c in form.terms:
             constant += self._open(term, Fraction(c), total)
-        for term, c in total.items():
+        for term, factor in total.items():
             low, high = self._range(term)
-            bound = low if c > 0 else high
-            if c and bound is None:
+            bound = low if factor > 0 else high
+            if factor and bound is None:
                 return Fraction(-(10**12))
-            constant += c * (bound or 0)
+            constant += factor * (bound or 0)
         return constant
 
     def _open(self, term: n.Node, c: Fraction, total: Form) -> Fraction:
@@ -184,4 +182,3 @@ def _hides_choice(node: n.Node) -> bool:
         isinstance(x, n.Where) or (isinstance(x, n.Arith) and x.op in ("min", "max"))
         for x in n.walk(node)
     )
-

@@ -92,7 +92,7 @@ class RangeBuilder:
     ) -> tuple[Stride | None, str]:
         """The stride if tiles can follow it; else None and why (no reason: every tile meets it)."""
         size = self.tile.block_n
-        if mine is None or mine.period <= size and mine.period % size:
+        if mine is None or (mine.period <= size and mine.period % size):
             return None, ""
         if not fits(mine, size):
             return None, f"a period of {mine.period} keys is no multiple of the {size}-key tile"

@@ -51,13 +51,17 @@ def render_forward(plan: ForwardPlan) -> str:
         descriptors=descriptors,
         precision=', input_precision="ieee"' if request.dtype == "float32" else "",
     )
-    text = _environment().get_template("forward.py.jinja").render(
-        p=plan,
-        c=request.config,
-        d=dims,
-        header=header(plan),
-        imports="\n".join(imports) + "\n",
-        helpers=plan.helpers,
+    text = (
+        _environment()
+        .get_template("forward.py.jinja")
+        .render(
+            p=plan,
+            c=request.config,
+            d=dims,
+            header=header(plan),
+            imports="\n".join(imports) + "\n",
+            helpers=plan.helpers,
+        )
     )
     return tidy(text)
 

@@ -80,9 +80,7 @@ class TileAlgebra:
     def complement(self, ranges: Ranges, end: n.Node) -> Ranges:
         """The gaps between ascending disjoint ranges, in [0, end)."""
         edges = [const(0), *(edge for r in ranges for edge in (r.lo, r.hi)), end]
-        return self.prune(
-            [Range(edges[i], edges[i + 1]) for i in range(0, len(edges), 2)]
-        )
+        return self.prune([Range(edges[i], edges[i + 1]) for i in range(0, len(edges), 2)])
 
     def intersect(self, a: Ranges, b: Ranges) -> Ranges:
         """Tiles in both: no tile is covered more than twice, so twice-covered runs pair up."""

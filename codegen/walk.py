@@ -77,7 +77,7 @@ def count(segments: tuple[Segment, ...], env: Mapping[str, Any]) -> Ints:
 def _before(j: Ints, origin: Ints, period: int, width: Ints) -> Ints:
     """Tiles below ``j`` of the periodic set (up to a constant)."""
     whole, part = np.divmod(j - origin, period)
-    return whole * width + np.minimum(part, width)
+    return np.asarray(whole * width + np.minimum(part, width))
 
 
 def visits(segments: tuple[Segment, ...], env: Mapping[str, Any], kv_tiles: int) -> Ints:

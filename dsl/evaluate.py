@@ -14,6 +14,7 @@ from maskwright.dsl.errors import BindingError
 from maskwright.dsl.errors import MaskError
 from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.expr import Expr
+from maskwright.dsl.text import to_text
 
 Array: TypeAlias = npt.NDArray[Any]
 Env: TypeAlias = Mapping[str, Any]
@@ -127,23 +128,24 @@ def _inside(array: Array, index: list[Array]) -> tuple[Array, tuple[Array, ...]]
     return inside, tuple(np.broadcast_arrays(*clipped)) if clipped else ()
 
 
-def _read(array: Array, index: list[Array], outside: int | bool | float) -> Array:
+def _read(array: Array, index: list[Array], outside: float) -> Array:
     if array.size == 0:
         return np.broadcast_to(np.asarray(outside), np.broadcast_shapes(*(i.shape for i in index)))
     inside, clipped = _inside(array, index)
-    return np.where(inside, array[clipped], np.asarray(outside))
+    return np.asarray(np.where(inside, array[clipped], np.asarray(outside)))
 
 
 def _member(value: Array, array: Array, prefix: list[Array]) -> Array:
-    """Membership, one list entry at a time: no array larger than the result."""
+    """Membership in each value's row, by binary search in the sorted row."""
     inside, clipped = _inside(array, prefix)
     shape = np.broadcast_shapes(value.shape, *(i.shape for i in prefix))
-    found = np.zeros(shape, bool)
     if 0 in array.shape:
-        return found
-    for j in range(array.shape[-1]):
-        found |= np.broadcast_to((array[(*clipped, j)] == value) & inside, shape)
-    return found & np.broadcast_to(value != -1, shape)
+        return np.zeros(shape, bool)
+    entries, length = np.sort(array, axis=-1), array.shape[-1]
+    place = _search(entries, prefix, np.broadcast_to(value, shape), length)
+    index = (*clipped, np.minimum(place, length - 1))
+    found = inside & (place < length) & (entries[index] == value) & (value != -1)
+    return np.broadcast_to(found, shape)
 
 
 def _search(array: Array, prefix: list[Array], value: Array, kv_len: int) -> Array:
@@ -156,7 +158,8 @@ def _search(array: Array, prefix: list[Array], value: Array, kv_len: int) -> Arr
     for _ in range(length.bit_length()):
         mid = (low + high) // 2
         open_ = low < high
-        entry = np.where(inside, array[(*clipped, np.minimum(mid, length - 1))], -1)
+        index = (*clipped, np.minimum(mid, length - 1))
+        entry = np.where(inside, array[index], -1)
         before = entry < value
         low = np.where(open_ & before, mid + 1, low)
         high = np.where(open_ & ~before, mid, high)
@@ -193,9 +196,9 @@ def check_bindings(nodes: list[n.Node], bindings: Mapping[str, Any], shown: obje
     Raises:
         BindingError: naming the missing or unknown value.
     """
-    needed = {p.name for x in nodes for p in n.params(x)} | {
-        t.name for x in nodes for t in n.tables(x)
-    }
+    check_declarations(nodes, shown)
+    needed = {p.name for x in nodes for p in n.params(x)}
+    needed |= {t.name for x in nodes for t in n.tables(x)}
     missing = sorted(needed - set(bindings))
     if missing:
         raise BindingError(
@@ -211,6 +214,29 @@ def check_bindings(nodes: list[n.Node], bindings: Mapping[str, Any], shown: obje
             expression=shown,
             fix=f"the runtime values of this mask are: {names}",
         )
+
+
+def check_declarations(nodes: list[n.Node], shown: object) -> None:
+    """Every runtime value is declared in one way only.
+
+    Raises:
+        MaskError: naming the value with two declarations.
+    """
+    seen: dict[str, str] = {}
+    for x in (y for node in nodes for y in n.walk(node)):
+        match x:
+            case n.Read(table, _) | n.ByHead(n.Table() as table, _):
+                name, declared = table.name, str(table)
+            case n.Param(name, _, _):
+                declared = to_text(x)
+            case _:
+                continue
+        if seen.setdefault(name, declared) != declared:
+            raise MaskError(
+                f'"{name}" is declared in two ways in one expression',
+                expression=shown,
+                fix="declare it once, or use two names",
+            )
 
 
 def environment(

@@ -208,10 +208,14 @@ def node_of(value: object) -> n.Node:
             return value.node
         case bool() | np.bool_():
             return n.Const(bool(value))
-        case int() | np.integer():
+        case int() | np.integer() if -(2**31) <= value < 2**31:
             return n.Const(int(value))
+        case int() | np.integer():
+            raise MaskError("integer constants are int32", expression=value)
+        case float() | np.floating() if np.isfinite(value):
+            return n.Const(float(value) + 0.0)  # -0.0 is 0.0
         case float() | np.floating():
-            return n.Const(float(value))
+            raise MaskError("constants are finite numbers", expression=value)
     fix = "use mw.param or mw.table for runtime values, integers for constants"
     if isinstance(value, TableHandle):
         fix = f"read the table with explicit indices, e.g. {value.table.name}[b, q]"
@@ -280,7 +284,7 @@ def arith(op: n.ArithOp, a: object, b: object) -> Expr:
         )
     match x, y, op:
         # Fold constants where text could not tell them apart: -5 is a literal, not 0 - 5.
-        case n.Const(0), n.Const(v), "-" if not isinstance(v, bool):
+        case n.Const(int(0)), n.Const(v), "-" if not isinstance(v, bool):
             return Expr(n.Const(-v))
     return Expr(n.Arith(op, x, y))
 

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from dataclasses import fields
 from typing import Any
+from typing import ClassVar
 from typing import Literal
 from typing import TypeAlias
 
@@ -24,7 +25,7 @@ SCORE = "s"
 class _Interned(type):
     """Metaclass: one object for each (class, field values)."""
 
-    _table: dict[tuple[Any, ...], Any] = {}
+    _table: ClassVar[dict[tuple[Any, ...], Any]] = {}
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         node = super().__call__(*args, **kwargs)

@@ -28,7 +28,15 @@ q_len = Expr(n.Sym("q_len"))
 kv_len = Expr(n.Sym("kv_len"))
 s = Expr(n.Sym("s"))
 
-INDEX_SYMBOLS = {"q": q, "k": k, "b": b, "h": h, "kv_head": kv_head, "q_len": q_len, "kv_len": kv_len}
+INDEX_SYMBOLS = {
+    "q": q,
+    "k": k,
+    "b": b,
+    "h": h,
+    "kv_head": kv_head,
+    "q_len": q_len,
+    "kv_len": kv_len,
+}
 # Keyword arguments of `attention` and friends: a runtime value of that name could not be given.
 RESERVED = frozenset(INDEX_SYMBOLS) | {
     *("s", "query", "key", "value", "mask", "score", "scale", "sinks", "q_offset", "return_lse"),
@@ -191,7 +199,9 @@ def mask(function: Callable[..., Expr]) -> Callable[..., Expr]:
     '(k <= q) & ((k < 4) | (q - k < 1024))'
     """
     own = [p for p in inspect.signature(function).parameters if p not in INDEX_SYMBOLS]
-    given = {p: INDEX_SYMBOLS[p] for p in inspect.signature(function).parameters if p in INDEX_SYMBOLS}
+    given = {
+        p: INDEX_SYMBOLS[p] for p in inspect.signature(function).parameters if p in INDEX_SYMBOLS
+    }
 
     @functools.wraps(function)
     def factory(**arguments: Any) -> Expr:

@@ -41,8 +41,8 @@ def _text(node: Node) -> tuple[str, int]:
         case Param():
             return _param(node), _ATOM
         case Read(table, index):
-            return f"{table_text(table)}[{', '.join(map(to_text, index))}]", _ATOM
-        case Arith("-", Const(0), b):
+            return f"{table_text(table)}[{', '.join(map(to_text, index)) or '()'}]", _ATOM
+        case Arith("-", Const(int(0)), b):
             return f"-{_wrap(b, _UNARY)}", _UNARY
         case Arith("min" | "max" as op, a, b):
             return f"{op}imum({to_text(a)}, {to_text(b)})", _ATOM
@@ -55,13 +55,14 @@ def _text(node: Node) -> tuple[str, int]:
         case Not(a):
             return f"~{_wrap(a, _UNARY)}", _UNARY
         case Member(value, row):
-            return f"{_wrap(value, _ATOM)}.isin({to_text(row)})", _ATOM
+            owner = f"({to_text(value)})" if isinstance(value, Const) else _wrap(value, _ATOM)
+            return f"{owner}.isin({to_text(row)})", _ATOM
         case ByHead(kinds, masks):
             head = table_text(kinds) if isinstance(kinds, Table) else repr(list(kinds))
             return f"by_head({head}, [{', '.join(map(to_text, masks))}])", _ATOM
         case Search(table, prefix, value):
-            row = ", ".join([*map(to_text, prefix), ":"])
-            return f"count_below({table.name}[{row}], {to_text(value)})", _ATOM
+            where = ", ".join([*map(to_text, prefix), ":"])
+            return f"count_below({table.name}[{where}], {to_text(value)})", _ATOM
         case Extent(table, axis):
             return f"{table.name}.size({axis})", _ATOM
     msg = f"no text for {type(node).__name__}"

@@ -162,8 +162,8 @@ class Attention:
         shapes = check_tensors(query, key, value, q_offset)
         values = self._binder.bind(bindings, query.device, shapes.heads)
         inside = shapes.positions_inside and self._binder.sorted_inside(values, shapes.kv_len)
-        tensors = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
-        return _Call(*tensors, shapes, values, inside)
+        dense = [x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value)]
+        return _Call(dense[0], dense[1], dense[2], shapes, values, inside)
 
     def _kernel(
         self,
@@ -324,7 +324,9 @@ def choose_backend(backend: str, query: Tensor) -> str:
             return "triton" if cuda else "reference"
         case "triton" if not cuda:
             fix = 'use backend="reference" or "interpret" for CPU tensors'
-            raise DispatchError(f"the triton backend needs a GPU, query is on {query.device}", fix=fix)
+            raise DispatchError(
+                f"the triton backend needs a GPU, query is on {query.device}", fix=fix
+            )
         case "interpret" if cuda:
             raise DispatchError("the interpreter runs on CPU tensors", fix="move the inputs to cpu")
         case "gluon":

@@ -169,4 +169,5 @@ def _table(t: n.Table, value: Any, device: torch.device) -> Tensor:
         )
     if value.numel() >= 2**31:
         raise BindingError(f'table "{t.name}" has {value.numel()} elements; 2**31 is the limit')
-    return value.to(_STORED[t.dtype])
+    stored: Tensor = value.to(_STORED[t.dtype])
+    return stored

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from dataclasses import dataclass
 from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from maskwright.dsl import nodes as n
+from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.evaluate import mask_node
 from maskwright.dsl.evaluate import to_dense
 from maskwright.dsl.expr import Expr
@@ -90,48 +93,67 @@ def check(
     """
     from maskwright.runtime.api import Attention
 
-    cuda = torch.cuda.is_available() and backend in ("auto", "triton")
-    chosen = "triton" if cuda else ("interpret" if backend == "auto" else backend)
-    where = torch.device("cuda" if cuda or backend == "triton" else "cpu")
-    kind = _dtype(dtype, where)
+    chosen, where = _place(backend)
     kv_len = q_len if kv_len is None else kv_len
     kv_heads = heads if kv_heads is None else kv_heads
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(count: int, length: int, size: int) -> Tensor:
-        data = torch.randn(batch, count, length, size, generator=generator, dtype=torch.float32)
-        return data.to(where, kind)
-
-    query = draw(heads, q_len, head_dim)
-    key, value = draw(kv_heads, kv_len, head_dim), draw(kv_heads, kv_len, value_dim or head_dim)
-    given = {name: _to(value_, where) for name, value_ in bindings.items()}
+    sizes = (batch, heads, kv_heads, q_len, kv_len)
+    inputs = _inputs(sizes, (head_dim, value_dim or head_dim), _dtype(dtype, where), where, seed)
+    given = {name: _to(value, where) for name, value in bindings.items()}
+    sinks = None if sinks is None else sinks.to(where)
     found = Attention(mask, score=score, config=config)
     out, lse = found(
-        *(query, key, value),
+        *inputs,
         scale=scale,
-        sinks=None if sinks is None else sinks.to(where),
+        sinks=sinks,
         q_offset=q_offset,
         return_lse=True,
         backend=chosen,
         **given,
     )
-    mask_bindings = _only(mask, bindings)
+    keep = _dense(mask, sizes, q_offset, bindings).to(where)
+    truth = dense_attention(*inputs, keep, scale, sinks, found.score, given, q_offset=q_offset)
+    shape = f"B {batch} Hq {heads} Hkv {kv_heads} Sq {q_len} Sk {kv_len} D {head_dim}"
+    return _judge(str(Expr(found.mask)), chosen, shape, out, lse, truth, keep, sinks is not None)
+
+
+Sizes: TypeAlias = tuple[int, int, int, int, int]  # batch, heads, kv_heads, q_len, kv_len
+
+
+def _place(backend: str) -> tuple[str, torch.device]:
+    """(backend, device): the GPU if there is one, else the interpreter."""
+    cuda = torch.cuda.is_available() and backend in ("auto", "triton")
+    chosen = "triton" if cuda else ("interpret" if backend == "auto" else backend)
+    return chosen, torch.device("cuda" if chosen == "triton" else "cpu")
+
+
+def _inputs(
+    sizes: Sizes, dims: tuple[int, int], dtype: torch.dtype, where: torch.device, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Random query, key and value."""
+    batch, heads, kv_heads, q_len, kv_len = sizes
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count: int, length: int, size: int) -> Tensor:
+        data = torch.randn(batch, count, length, size, generator=generator, dtype=torch.float32)
+        return data.to(where, dtype)
+
+    query = draw(heads, q_len, dims[0])
+    return query, draw(kv_heads, kv_len, dims[0]), draw(kv_heads, kv_len, dims[1])
+
+
+def _dense(mask: Any, sizes: Sizes, q_offset: int | None, bindings: dict[str, Any]) -> Tensor:
+    batch, heads, kv_heads, q_len, kv_len = sizes
     dense = to_dense(
-        Expr(mask_node(mask)),
+        mask,
         q_len,
         kv_len,
         batch=batch,
         heads=heads,
         kv_heads=kv_heads,
         q_offset=q_offset,
-        **mask_bindings,
+        **_only(mask, bindings),
     )
-    keep = torch.as_tensor(dense.copy(), device=where)
-    truth = dense_attention(
-        query, key, value, keep, scale, sinks, found.score, given, q_offset=q_offset
-    )
-    shape = f"B {batch} Hq {heads} Hkv {kv_heads} Sq {q_len} Sk {kv_len} D {head_dim}"
-    return _judge(str(Expr(found.mask)), chosen, shape, out, lse, truth, keep, sinks is not None)
+    return torch.as_tensor(dense.copy())
 
 
 def _dtype(dtype: str | torch.dtype | None, where: torch.device) -> torch.dtype:
@@ -139,16 +161,12 @@ def _dtype(dtype: str | torch.dtype | None, where: torch.device) -> torch.dtype:
         return torch.bfloat16 if where.type == "cuda" else torch.float32
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found not in TOLERANCE:
-        from maskwright.dsl.errors import ShapeError
-
         raise ShapeError(f"no kernel for dtype {dtype}", fix="float16, bfloat16 or float32")
     return found
 
 
 def _only(mask: Any, bindings: dict[str, Any]) -> dict[str, Any]:
     """The runtime values of the mask itself (others belong to the score)."""
-    from maskwright.dsl import nodes as n
-
     node = mask_node(mask)
     names = {p.name for p in n.params(node)} | {t.name for t in n.tables(node)}
     return {name: value for name, value in bindings.items() if name in names}

@@ -326,9 +326,7 @@ class _Maker:
         if roll < 0.6:
             return compare(self.pick(_COMPARE), self.number(depth - 1), self.number(depth - 1))
         if roll < 0.75:
-            return logic(
-                self.pick(_LOGIC), self.condition(depth - 1), self.condition(depth - 1)
-            )
+            return logic(self.pick(_LOGIC), self.condition(depth - 1), self.condition(depth - 1))
         if roll < 0.82:
             return ~self.condition(depth - 1)
         if roll < 0.9:
@@ -340,7 +338,17 @@ class _Maker:
 
     def number(self, depth: int) -> Expr:
         """Any integer expression."""
-        leaves: tuple[Operand, ...] = (y.q, y.k, y.q, y.k, y.q - y.k, y.k - y.q, y.h, y.kv_head, y.b)
+        leaves: tuple[Operand, ...] = (
+            y.q,
+            y.k,
+            y.q,
+            y.k,
+            y.q - y.k,
+            y.k - y.q,
+            y.h,
+            y.kv_head,
+            y.b,
+        )
         roll = self.rng.random()
         if depth == 0 or roll < 0.1:
             if self.chance(0.7):

@@ -34,13 +34,22 @@ def _twins() -> list[tuple[ModuleType, str, Any]]:
     return found
 
 
+def _places() -> list[Any]:
+    """Every object whose attributes the interpreter replaces while it runs."""
+    import triton.language as tl
+
+    descriptor = tl.core.tensor_descriptor_base
+    return [tl, tl.core, tl.math, tl.standard, tl.tensor, descriptor, tl.dtype]
+
+
 @contextmanager
 def interpreter() -> Iterator[None]:
     """Inside: ``triton.jit`` gives interpreted functions, and launches of them run on the CPU."""
     from triton import knobs
 
     with _lock:
-        saved = [(module, name, getattr(module, name)) for module, name, _ in _twins()]
+        # Nested interpreted calls leave their patches behind: everything is put back by hand.
+        saved = [(place, dict(vars(place))) for place in _places()]
         before = knobs.runtime.interpret
         try:
             knobs.runtime.interpret = True
@@ -49,5 +58,12 @@ def interpreter() -> Iterator[None]:
             yield
         finally:
             knobs.runtime.interpret = before
-            for module, name, value in saved:
-                setattr(module, name, value)
+            for place, values in saved:
+                _restore(place, values)
+
+
+def _restore(place: Any, values: dict[str, Any]) -> None:
+    now = dict(vars(place))
+    for name, value in values.items():
+        if now.get(name) is not value:
+            setattr(place, name, value)

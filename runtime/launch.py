@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from dataclasses import field
 from types import ModuleType
 from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from maskwright.codegen.pipeline import Compiled
 from maskwright.runtime.interpret import interpreter
+
+Pair: TypeAlias = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -35,18 +38,19 @@ class Kernel:
         lists = any(x.sorted_list for x in plan.bindings)
         self.prepares = lists or plan.bounds is not None or plan.tile_list is not None
 
-    def launch(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+    def launch(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Pair:
         """(out, lse) of one call."""
         if self.interpreted:
             with interpreter():
-                return self.module.forward(query, key, value, **options)
+                out, lse = self.module.forward(query, key, value, **options)
+            return out, lse
         index = query.device.index
         if index != torch.cuda.current_device():
             with torch.cuda.device(index):
                 return self._launch(query, key, value, options)
         return self._launch(query, key, value, options)
 
-    def _launch(self, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Any:
+    def _launch(self, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Pair:
         module = self.module
         grid, found, out, lse = module.arguments(query, key, value, **options)
         if self.handle is None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maskwright.dsl import nodes as n
 
-_OPS = {
+_OPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "+": torch.add,
     "-": torch.sub,
     "*": torch.mul,
@@ -78,6 +80,11 @@ def _division(op: str, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(b == 0, 0, result)
 
 
+def _broadcast(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    shape = np.broadcast_shapes(*(x.shape for x in tensors))
+    return tuple(x.expand(shape) for x in tensors)
+
+
 def _place(data: Tensor, index: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Where the index lies inside the leading axes, and the index clipped to them."""
     inside = torch.ones((), dtype=torch.bool, device=data.device)
@@ -85,20 +92,27 @@ def _place(data: Tensor, index: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...
     for size, i in zip(data.shape, index, strict=False):
         inside = inside & (i >= 0) & (i < size)
         clipped.append(i.clamp(0, max(size - 1, 0)).long())
-    return inside, tuple(torch.broadcast_tensors(*clipped)) if clipped else ()
+    return inside, _broadcast(clipped)
 
 
 def _read(table: n.Table, data: Tensor, index: list[Tensor]) -> Tensor:
     outside = {"int": -1, "bool": False, "float": 0.0}[table.dtype]
     if data.numel() == 0:
-        shape = torch.broadcast_shapes(*(i.shape for i in index))
+        shape = np.broadcast_shapes(*(i.shape for i in index))
         dtype = {"int": torch.int64, "bool": torch.bool, "float": torch.float32}[table.dtype]
         return torch.full(shape, outside, dtype=dtype, device=data.device)
     inside, clipped = _place(data, index)
     found = data[clipped]
     found = found.long() if table.dtype == "int" else found
     found = found != 0 if table.dtype == "bool" else found
-    return torch.where(inside, found, torch.as_tensor(outside, device=data.device, dtype=found.dtype))
+    return torch.where(
+        inside, found, torch.as_tensor(outside, device=data.device, dtype=found.dtype)
+    )
+
+
+def _entry(rows: Tensor, prefix: tuple[Tensor, ...], place: Tensor) -> Tensor:
+    index = (*prefix, place)
+    return rows[index]
 
 
 def _member(value: Tensor, data: Tensor, prefix: list[Tensor]) -> Tensor:
@@ -108,21 +122,25 @@ def _member(value: Tensor, data: Tensor, prefix: list[Tensor]) -> Tensor:
     if 0 in data.shape:
         return torch.zeros_like(value, dtype=torch.bool)
     entries = data.long().sort(dim=-1).values
-    shape = torch.broadcast_shapes(value.shape, *(i.shape for i in prefix))
+    last = length - 1
+    shape = np.broadcast_shapes(value.shape, *(i.shape for i in prefix))
     low = torch.zeros(shape, dtype=torch.long, device=data.device)
     high = torch.full_like(low, length)
     for _ in range(length.bit_length() + 1):
         middle = (low + high) // 2
-        entry = entries[(*clipped, middle.clamp(max=length - 1))]
+        entry = _entry(entries, clipped, middle.clamp(max=last))
         below = (low < high) & (entry < value)
         high = torch.where((low < high) & (entry >= value), middle, high)
         low = torch.where(below, middle + 1, low)
-    found = entries[(*clipped, low.clamp(max=length - 1))] == value
+    found = _entry(entries, clipped, low.clamp(max=last)) == value
     return found & (low < length) & (value != -1) & inside
 
 
 def _by_head(
-    kinds: tuple[int, ...] | n.Table, masks: list[Tensor], env: Mapping[str, Any], device: torch.device
+    kinds: tuple[int, ...] | n.Table,
+    masks: list[Tensor],
+    env: Mapping[str, Any],
+    device: torch.device,
 ) -> Tensor:
     data = env[kinds.name] if isinstance(kinds, n.Table) else torch.tensor(kinds, device=device)
     head = torch.as_tensor(env["h"], device=device)

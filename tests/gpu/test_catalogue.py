@@ -17,7 +17,9 @@ SIZES = [(512, 512), (333, 1000), (1, 257), (300, 77)]
 
 @pytest.mark.filterwarnings("ignore::maskwright.MaskwrightWarning")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("entry", entries("small", heads=HEADS, kv_heads=KV_HEADS), ids=lambda e: e.name)
+@pytest.mark.parametrize(
+    "entry", entries("small", heads=HEADS, kv_heads=KV_HEADS), ids=lambda e: e.name
+)
 def test_matches_float64(entry: CatalogEntry, dtype: str) -> None:
     for seed, (q_len, kv_len) in enumerate(SIZES):
         bindings = entry.bindings(BATCH, HEADS, KV_HEADS, q_len, kv_len, seed)
