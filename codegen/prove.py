@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from dataclasses import field
 from fractions import Fraction
+from functools import lru_cache
 
 from maskwright.codegen.algebra import Linear
 from maskwright.codegen.algebra import linear
@@ -177,8 +178,9 @@ class Prover:
         return None, None
 
 
+@lru_cache(maxsize=None)
 def _hides_choice(node: n.Node) -> bool:
-    return any(
-        isinstance(x, n.Where) or (isinstance(x, n.Arith) and x.op in ("min", "max"))
-        for x in n.walk(node)
-    )
+    match node:
+        case n.Where() | n.Arith("min" | "max"):
+            return True
+    return any(_hides_choice(x) for x in n.children(node))

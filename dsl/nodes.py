@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 from typing import ClassVar
 from typing import Literal
@@ -29,7 +30,7 @@ class _Interned(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         node = super().__call__(*args, **kwargs)
-        values = tuple(getattr(node, f.name) for f in fields(node))
+        values = tuple(vars(node).values())
         # The types are part of the key: Const(1), Const(True) and Const(1.0) differ.
         key = (cls, *values, *(type(v) for v in values))
         return cls._table.setdefault(key, node)
@@ -285,12 +286,15 @@ def substitute(node: Node, table: dict[Node, Node]) -> Node:
     return visit(node)
 
 
+@lru_cache(maxsize=None)
 def symbols(node: Node) -> frozenset[str]:
     """Names of all ``Sym`` below ``node``; a ``ByHead`` reads ``h``."""
-    found = {n.name for n in walk(node) if isinstance(n, Sym)}
-    if any(isinstance(n, ByHead) for n in walk(node)):
-        found.add("h")
-    return frozenset(found)
+    match node:
+        case Sym(name):
+            return frozenset((name,))
+        case ByHead():
+            return frozenset(("h",)).union(*map(symbols, children(node)))
+    return frozenset[str]().union(*map(symbols, children(node)))
 
 
 def params(node: Node) -> tuple[Param, ...]:

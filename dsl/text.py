@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from maskwright.dsl.nodes import Arith
 from maskwright.dsl.nodes import ByHead
 from maskwright.dsl.nodes import Call
@@ -31,6 +33,7 @@ def to_text(node: Node) -> str:
     return _text(node)[0]
 
 
+@lru_cache(maxsize=None)
 def _text(node: Node) -> tuple[str, int]:
     """(text, binding strength)."""
     match node:

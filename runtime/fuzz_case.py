@@ -17,8 +17,8 @@ from maskwright.codegen.walk import Call
 from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import MaskwrightError
 from maskwright.dsl.parser import parse
-from maskwright.runtime.fuzz_masks import Shape
 from maskwright.runtime.fuzz_masks import draw_mask
+from maskwright.runtime.fuzz_values import Shape
 
 SCORES = (
     "s + (k - q) * 0.05",
@@ -101,7 +101,7 @@ class Case:
         }
 
     # -- how to repeat it -----------------------------------------------------------------------
-    def snippet(self) -> str:
+    def snippet(self, backend: str = "auto") -> str:
         """Python that repeats the case."""
         parts = [
             f"{f.name}={_literal(getattr(self, f.name))}"
@@ -113,17 +113,18 @@ class Case:
             "import numpy as np\n"
             "from maskwright.runtime.fuzz import Case, examine\n"
             f"case = Case(\n    {arguments},\n)\n"
-            "print(examine(case))"
+            f'print(examine(case, "{backend}"))'
         )
 
-    def command(self) -> str | None:
-        """The same on the command line (of the kernel only); None if options cannot say it."""
+    def command(self, backend: str = "auto") -> str | None:
+        """The kernel's part on the command line; None if options cannot say it."""
         odd = (self.tile, self.value_dim, self.score, self.sinks or None)
         if any(x is not None for x in odd) or any(np.size(v) == 0 for v in self.bindings.values()):
             return None
         words = ["maskwright", "check", self.mask, "--q-len", self.q_len, "--kv-len", self.kv_len]
         words += ["--batch", self.batch, "--heads", self.heads, "--kv-heads", self.kv_heads]
-        words += ["--head-dim", self.head_dim, "--dtype", self.dtype, "--seed", self.data_seed]
+        words += ["--head-dim", self.head_dim, "--dtype", self.dtype, "--backend", backend]
+        words += ["--seed", self.data_seed]
         words += [] if self.q_offset is None else [f"--q-offset={self.q_offset}"]
         for name, value in self.bindings.items():
             words += ["--bind", f"{name}={np.asarray(value).tolist()}"]

@@ -6,9 +6,8 @@ Every node kind of the language appears. Numbers stay small enough for int32 ari
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from dataclasses import field
 from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,126 +15,34 @@ from maskwright.dsl import nodes as n
 from maskwright.dsl import symbols as y
 from maskwright.dsl.expr import Expr
 from maskwright.dsl.expr import Operand
-from maskwright.dsl.expr import TableHandle
 from maskwright.dsl.expr import arith
 from maskwright.dsl.expr import compare
 from maskwright.dsl.expr import logic
+from maskwright.runtime.fuzz_values import Shape
+from maskwright.runtime.fuzz_values import Values
 
 BLOCKS = (2, 3, 4, 5, 7, 8, 12, 16, 24, 32, 48, 64)
-_ORDER: tuple[n.CompareOp, ...] = ("<", "<=", ">", ">=")
-_COMPARE: tuple[n.CompareOp, ...] = (*_ORDER, "==", "!=")
+_COMPARE: tuple[n.CompareOp, ...] = ("<", "<=", ">", ">=", "==", "!=")
 _LOGIC: tuple[n.LogicOp, ...] = ("&", "|", "^")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes that a mask is drawn for: tables get fitting lengths, windows a fitting scale."""
-
-    batch: int
-    heads: int
-    q_len: int
-    kv_len: int
+_MIXED: tuple[n.LogicOp, ...] = ("&", "&", "|", "|", "^")
+_DIVISION: tuple[n.ArithOp, ...] = ("//", "%")
+_SUM: tuple[n.ArithOp, ...] = ("+", "-")
+_CHOICE: tuple[n.ArithOp, ...] = ("min", "max")
+_MOSTLY_EQUAL: tuple[n.CompareOp, ...] = ("==", "==", "<", "<", ">=", "!=", "<=")
+Forms: TypeAlias = tuple[Callable[[], Expr], ...]
 
 
 def draw_mask(rng: np.random.Generator, shape: Shape) -> tuple[Expr, dict[str, Any]]:
     """A random mask, and a value for each of its params and tables."""
     maker = _Maker(rng, shape)
     mask = maker.mask()
-    names = {x.name for x in (*n.params(mask.node), *n.tables(mask.node))}
+    names = {p.name for p in n.params(mask.node)} | {t.name for t in n.tables(mask.node)}
     return mask, {name: value for name, value in maker.values.items() if name in names}
 
 
-@dataclass
-class _Maker:
-    """Draws one mask; ``values`` collects the runtime values it needs."""
+class _Maker(Values):
+    """Draws one mask."""
 
-    rng: np.random.Generator
-    shape: Shape
-    values: dict[str, Any] = field(default_factory=dict)
-    handles: dict[str, TableHandle] = field(default_factory=dict)
-
-    # -- choices --------------------------------------------------------------------------------
-    def chance(self, p: float) -> bool:
-        return bool(self.rng.random() < p)
-
-    def pick(self, options: Any) -> Any:
-        return options[int(self.rng.integers(len(options)))]
-
-    def between(self, low: int, high: int) -> int:
-        """An integer of [low, high]."""
-        return int(self.rng.integers(low, high + 1))
-
-    # -- runtime values -------------------------------------------------------------------------
-    def _name(self, stem: str) -> str:
-        count = sum(name.startswith(stem) for name in self.values)
-        return stem if count == 0 else f"{stem}{count}"
-
-    def param(self, value: int) -> Expr:
-        """A param of that value; with a promised range sometimes."""
-        name = self._name("p")
-        self.values[name] = value
-        low = value - self.pick((0, 1, 9)) if self.chance(0.4) else None
-        low = min(1, value) if self.chance(0.3) else low
-        high = value + self.pick((0, 3)) if self.chance(0.2) else None
-        return y.param(name, min=low, max=high)
-
-    def size(self, value: int) -> Operand:
-        """A number: a constant mostly, else a param or something of the head or batch."""
-        roll = self.rng.random()
-        if roll < 0.65:
-            return value
-        if roll < 0.85:
-            return self.param(value)
-        step = self.between(-9, 9)
-        base = self.pick((y.h, y.kv_head, y.b)) * step + value
-        return base if self.chance(0.7) else self.per_batch(value)
-
-    def per_batch(self, value: int) -> Expr:
-        """A scalar table read."""
-        spread = self.rng.integers(-9, 10, self._leading(2)) + value
-        if self.chance(0.5):
-            return self.table("limit", spread[:, 0])[y.b]
-        return self.table("head_limit", spread)[y.b, y.h]
-
-    def _leading(self, axes: int) -> tuple[int, ...]:
-        """Batch (and head) axes; too short sometimes, so that reads fall outside."""
-        sizes = (self.shape.batch, self.shape.heads)[:axes]
-        return tuple(1 if self.chance(0.1) else size for size in sizes)
-
-    def length(self) -> int:
-        """Length of a table along positions: kv_len mostly, else too short or too long."""
-        exact = self.shape.kv_len
-        if self.chance(0.75):
-            return exact
-        return max(0, exact + self.between(-min(exact, 20), 20))
-
-    def table(self, stem: str, value: Any, *, ordered: bool = False) -> TableHandle:
-        """A table with that content; one of an earlier part of the mask now and then."""
-        data = np.asarray(value)
-        if stem in self.handles and self.chance(0.6):
-            return self.handles[stem]
-        name = self._name(stem)
-        flag = data.dtype == bool
-        self.values[name] = data if flag else data.astype(np.int32)
-        kind = bool if flag else int
-        self.handles[stem] = y.table(name, ndim=data.ndim, sorted=ordered, dtype=kind)
-        return self.handles[stem]
-
-    def ids(self, *, ordered: bool) -> Callable[[Operand], Expr]:
-        """Reads of a table of small ids, one a position (or one a position and batch entry)."""
-        documents = self.between(1, 6)
-        low = self.pick((0, 0, 0, -2, 3))
-        batched = self.chance(0.7)
-        shape = (*self._leading(1), self.length()) if batched else (self.length(),)
-        data = self.rng.integers(low, low + documents, shape)
-        data = np.sort(data, -1) if ordered else data
-        stem = f"{'doc' if ordered else 'group'}{'' if batched else '_flat'}"
-        handle = self.table(stem, data, ordered=ordered)
-        if batched:
-            return lambda position: handle[y.b, position]
-        return lambda position: handle[position]
-
-    # -- masks ----------------------------------------------------------------------------------
     def mask(self) -> Expr:
         """Any mask."""
         roll = self.rng.random()
@@ -163,7 +70,7 @@ class _Maker:
         if count == 1:
             return self.atom()
         left = self.between(1, count - 1)
-        found = logic(self.pick("&&||^"), self.mixture(left), self.mixture(count - left))
+        found = logic(self.pick(_MIXED), self.mixture(left), self.mixture(count - left))
         return ~found if self.chance(0.15) else found
 
     def by_head(self) -> Expr:
@@ -197,7 +104,7 @@ class _Maker:
         """A band of diagonals."""
         width = self.size(self.between(0, max(2, self.shape.kv_len)))
         far = y.q - y.k
-        forms: tuple[Callable[[], Expr], ...] = (
+        forms: Forms = (
             lambda: y.k <= y.q,
             lambda: y.q >= y.k,
             lambda: far < width,
@@ -218,33 +125,32 @@ class _Maker:
         width = self.size(self.between(0, max(1, self.shape.kv_len // 2)))
         end = self.pick((y.kv_len, y.q_len, y.kv_len))
         where = self.pick((y.k, y.k, y.q))
-        return self.pick(
-            (
-                lambda: where < width,
-                lambda: where >= width,
-                lambda: where >= end - width,
-                lambda: where < end - width,
-                lambda: compare(self.pick(("==", "!=")), where, width),
-            )
-        )()
+        forms: Forms = (
+            lambda: where < width,
+            lambda: where >= width,
+            lambda: where >= end - width,
+            lambda: where < end - width,
+            lambda: compare(self.pick(_COMPARE[4:]), where, width),
+        )
+        return self.pick(forms)()
 
     def blocks(self) -> Expr:
         """Positions compared by block."""
         size = self.pick(BLOCKS) if self.chance(0.85) else self.param(self.pick(BLOCKS))
-        shift = self.pick((0, 0, 0, self.between(-40, 40), y.h * self.between(-9, 9)))
+        shift: Operand = self.between(-40, 40) if self.chance(0.25) else 0
+        shift = y.h * self.between(-9, 9) if self.chance(0.2) else shift
         row, column = (y.q + shift) // size, (y.k + shift) // size
         apart = self.size(self.between(0, 4))
-        return self.pick(
-            (
-                lambda: column <= row,
-                lambda: compare("==", column, row),
-                lambda: row - column < apart,
-                lambda: column < apart,
-                lambda: compare("==", column, apart),
-                lambda: abs(row - column) <= apart,
-                lambda: y.k < (row + 1) * size,
-            )
-        )()
+        forms: Forms = (
+            lambda: column <= row,
+            lambda: compare("==", column, row),
+            lambda: row - column < apart,
+            lambda: column < apart,
+            lambda: compare("==", column, apart),
+            lambda: abs(row - column) <= apart,
+            lambda: y.k < (row + 1) * size,
+        )
+        return self.pick(forms)()
 
     def stride(self) -> Expr:
         """Every so many keys, queries, diagonals or blocks."""
@@ -254,35 +160,36 @@ class _Maker:
             block = self.pick(BLOCKS)
             inner = inner // block
             period = self.pick((2, 3, 4, 5, 8))
-        shift = self.pick((0, 0, self.between(-20, 20), y.h, y.h * 3 - 1, y.kv_head * 2, -y.b))
-        inner = (y.q_len if self.chance(0.05) else 0) + shift + inner
+        inner = inner + y.q_len if self.chance(0.05) else inner
+        if self.chance(0.7):
+            far = y.as_expr(self.between(-20, 20))
+            inner = self.pick((far, y.h, y.h * 3 - 1, y.kv_head * 2, -y.b)) + inner
         inner = 2 * inner if self.chance(0.05) else inner
         modulus: Operand = period if self.chance(0.85) else self.param(self.pick((period, -period)))
         rest = inner % modulus
         limit = self.size(self.between(0, period))
-        return compare(self.pick(("==", "==", "<", "<", ">=", "!=", "<=")), rest, limit)
+        return compare(self.pick(_MOSTLY_EQUAL), rest, limit)
 
     def documents(self) -> Expr:
         """Ids of positions compared, in order or not."""
         ids = self.ids(ordered=self.chance(0.75))
-        offset = 0 if self.chance(0.85) else self.between(-5, 5)
+        key = y.k if self.chance(0.85) else y.k + self.between(-5, 5)
         row = ids(y.q if self.chance(0.95) else y.q // 2)
-        column = ids(y.k + offset)
+        column = ids(key)
         number = self.size(self.between(-1, 4))
-        return self.pick(
-            (
-                lambda: compare("==", row, column),
-                lambda: compare("==", row, column),
-                lambda: compare(self.pick(_COMPARE), column, row),
-                lambda: compare(self.pick(_COMPARE), column, number),
-                lambda: compare(self.pick(_COMPARE), row, number),
-                lambda: compare(self.pick(("==", "!=", "<=")), column, ids(y.kv_len - 1)),
-                lambda: row - column < number,
-                lambda: y.k < row,
-                lambda: y.k >= row * self.between(1, 20),
-                lambda: compare("==", row, column + self.between(-1, 1)),
-            )
-        )()
+        forms: Forms = (
+            lambda: compare("==", row, column),
+            lambda: compare("==", row, column),
+            lambda: compare(self.pick(_COMPARE), column, row),
+            lambda: compare(self.pick(_COMPARE), column, number),
+            lambda: compare(self.pick(_COMPARE), row, number),
+            lambda: compare(self.pick(_MOSTLY_EQUAL), column, ids(y.kv_len - 1)),
+            lambda: row - column < number,
+            lambda: y.k < row,
+            lambda: y.k >= row * self.between(1, 20),
+            lambda: compare("==", row, column + self.between(-1, 1)),
+        )
+        return self.pick(forms)()
 
     def flag(self) -> Expr:
         """A bool table: a flag a position, or a matrix of pairs (a token tree)."""
@@ -311,7 +218,7 @@ class _Maker:
         count = self.pick((0, 1, 3, 8, 20))
         rows = -(-self.shape.kv_len // block)
         prefix: tuple[Expr, ...]
-        prefix = self.pick(((y.b,), (y.b, y.h), (y.b, y.h, y.q // block), (y.kv_head,)))
+        prefix = self.pick(((), (y.b,), (y.b, y.h), (y.b, y.h, y.q // block), (y.kv_head,)))
         sizes = (*self._leading(min(len(prefix), 2)), *((rows,) if len(prefix) == 3 else ()))
         entries = self.rng.integers(-2, high + 2, (*sizes, count))
         entries[self.rng.random(entries.shape) < 0.2] = -1
@@ -356,13 +263,13 @@ class _Maker:
             return y.as_expr(self.pick((y.q_len, y.kv_len, self.size(self.between(-50, 99)))))
         a = self.number(depth - 1)
         if roll < 0.3:
-            return arith(self.pick("+-"), a, self.number(depth - 1))
+            return arith(self.pick(_SUM), a, self.number(depth - 1))
         if roll < 0.55:
-            return arith(self.pick(("//", "%")), a, self.divisor())
+            return arith(self.pick(_DIVISION), a, self.divisor())
         if roll < 0.65:
             return a * self.size(self.between(-4, 4))
         if roll < 0.75:
-            return arith(self.pick(("min", "max")), a, self.number(depth - 1))
+            return arith(self.pick(_CHOICE), a, self.number(depth - 1))
         if roll < 0.82:
             return y.absolute(a) if self.chance(0.7) else -a
         if roll < 0.92:
