@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+
 from maskwright.codegen.plan import ForwardPlan
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
+from maskwright.codegen.strides import Period
 from maskwright.dsl import nodes as n
+from maskwright.dsl.text import table_text
 from maskwright.dsl.text import to_text
 
 SOURCE_FORMAT = 1
+_WORTH_A_NAME = 16  # characters
 
 
 def brief(node: n.Node) -> str:
@@ -17,10 +23,64 @@ def brief(node: n.Node) -> str:
     for p in n.params(node):
         text = text.replace(to_text(p), p.name)
     for t in n.tables(node):
-        from maskwright.dsl.text import table_text
-
         text = text.replace(table_text(t), t.name)
     return text.replace("minimum(", "min(").replace("maximum(", "max(")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A schedule for the eye: parts that occur more than once have names.
+
+    Attributes:
+        names: (name, text), each in terms of the names before it.
+        segments: (kind, segment over those names).
+    """
+
+    names: tuple[tuple[str, str], ...]
+    segments: tuple[tuple[str, Segment], ...]
+
+
+def show(schedule: Schedule) -> Shown:
+    """The segments with their repeated parts named ``t0``, ``t1``, ..."""
+    if schedule.closed:
+        segments = [("partial", s) for s in schedule.partial]
+        segments += [("full", s) for s in schedule.full]
+    else:
+        segments = [("candidate", s) for s in schedule.visit]
+    nodes = [x for _, s in segments for x in _ends(s)]
+    table: dict[n.Node, n.Node] = {}
+    names: list[tuple[str, str]] = []
+    for node in _repeated(nodes):
+        text = brief(n.substitute(node, table))
+        if len(text) > _WORTH_A_NAME:
+            table[node] = n.Sym(f"t{len(names)}")
+            names.append((f"t{len(names)}", text))
+    shown = tuple((kind, _renamed(s, table)) for kind, s in segments)
+    return Shown(tuple(names), shown)
+
+
+def _ends(segment: Segment) -> list[n.Node]:
+    period = segment.period
+    return [segment.lo, segment.hi] + ([period.origin, period.width] if period else [])
+
+
+def _repeated(nodes: list[n.Node]) -> list[n.Node]:
+    """Compound parts with more than one user, operands before users."""
+    uses = Counter(nodes)
+    parts: dict[n.Node, None] = {}
+    for node in nodes:
+        parts.update(dict.fromkeys(n.walk(node)))
+    for part in parts:
+        uses.update(n.children(part))
+    return [x for x in parts if uses[x] > 1 and n.children(x)]
+
+
+def _renamed(segment: Segment, table: dict[n.Node, n.Node]) -> Segment:
+    period = segment.period
+    if period is not None:
+        origin, width = (n.substitute(x, table) for x in (period.origin, period.width))
+        period = Period(origin, period.period, width)
+    return Segment(n.substitute(segment.lo, table), n.substitute(segment.hi, table), period)
 
 
 def segment_text(segment: Segment) -> str:
@@ -32,8 +92,15 @@ def segment_text(segment: Segment) -> str:
     return text
 
 
-def segment_dict(segment: Segment, kind: str) -> dict[str, object]:
-    """One segment as plain values."""
+def schedule_dicts(schedule: Schedule) -> list[dict[str, object]]:
+    """The segments as plain values; bounds are spelled out in full."""
+    if not schedule.closed:
+        return [_segment_dict(s, "candidate") | {"shape": "tile list"} for s in schedule.visit]
+    found = [_segment_dict(s, "partial") for s in schedule.partial]
+    return found + [_segment_dict(s, "full") for s in schedule.full]
+
+
+def _segment_dict(segment: Segment, kind: str) -> dict[str, object]:
     found: dict[str, object] = {
         "kind": kind,
         "lo": brief(segment.lo),
@@ -50,13 +117,13 @@ def segment_dict(segment: Segment, kind: str) -> dict[str, object]:
 
 
 def schedule_lines(schedule: Schedule) -> list[str]:
-    """The schedule, one line a segment. Bounds count key tiles."""
+    """The schedule, one line a segment, then its names. Bounds count key tiles."""
+    shown = show(schedule)
+    lines = [] if schedule.closed else ["tiles from a compact list, built on the device"]
+    lines += [f"{kind:9} {segment_text(s)}" for kind, s in shown.segments]
+    lines += [f"  {name} = {text}" for name, text in shown.names]
     if not schedule.closed:
-        lines = ["tiles from a compact list, built on the device"]
-        lines += [f"  candidates  {segment_text(s)}" for s in schedule.visit]
-        return lines + [f"  reason      {r}" for r in schedule.reasons]
-    lines = [f"partial  {segment_text(s)}" for s in schedule.partial]
-    lines += [f"full     {segment_text(s)}" for s in schedule.full]
+        lines += [f"reason    {r}" for r in dict.fromkeys(schedule.reasons)]
     return lines or ["nothing is attended"]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from maskwright.codegen.describe import brief
+from maskwright.codegen.describe import schedule_dicts
 from maskwright.codegen.describe import schedule_lines
-from maskwright.codegen.describe import segment_dict
 from maskwright.codegen.plan import searches_of
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import derive
@@ -86,7 +86,7 @@ def explain_call(mask: n.Node, call: Call, tile: TileShape, head_dim: int) -> Ex
         "q_offset": call.q_offset,
         "tile": [tile.block_m, tile.block_n],
         "head_dim": head_dim,
-        "schedule": _schedule_data(shown),
+        "schedule": schedule_dicts(shown),
         "closed_form": schedule.closed,
         "table_bytes": _table_bytes(schedule, small, (full + partial)),
         "pairs": pairs * repeat,
@@ -102,13 +102,6 @@ def explain_call(mask: n.Node, call: Call, tile: TileShape, head_dim: int) -> Ex
         "reasons": reasons,
     }
     return Explanation(data, tuple(schedule_lines(shown)))
-
-
-def _schedule_data(schedule: Schedule) -> list[dict[str, object]]:
-    if not schedule.closed:
-        return [segment_dict(s, "candidate") | {"shape": "tile list"} for s in schedule.visit]
-    found = [segment_dict(s, "partial") for s in schedule.partial]
-    return found + [segment_dict(s, "full") for s in schedule.full]
 
 
 def _distinct(mask: n.Node, call: Call) -> tuple[Call, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from dataclasses import field
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
 
 from maskwright.codegen.algebra import Linear
 from maskwright.codegen.algebra import linear
@@ -178,7 +178,7 @@ class Prover:
         return None, None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hides_choice(node: n.Node) -> bool:
     match node:
         case n.Where() | n.Arith("min" | "max"):

@@ -151,7 +151,7 @@ def _assemble(
         tuple(full),
         (*_segments(visit), *_segments(visit_strided, periods.visited)),
         not lists.visit_reasons,
-        tuple(dict.fromkeys((*lists.visit_reasons, *lists.touch_reasons))),
+        tuple(dict.fromkeys(lists.visit_reasons or lists.touch_reasons)),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from dataclasses import fields
-from functools import lru_cache
+from functools import cache
 from typing import Any
 from typing import ClassVar
 from typing import Literal
@@ -286,7 +286,7 @@ def substitute(node: Node, table: dict[Node, Node]) -> Node:
     return visit(node)
 
 
-@lru_cache(maxsize=None)
+@cache
 def symbols(node: Node) -> frozenset[str]:
     """Names of all ``Sym`` below ``node``; a ``ByHead`` reads ``h``."""
     match node:

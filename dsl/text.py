@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from maskwright.dsl.nodes import Arith
 from maskwright.dsl.nodes import ByHead
@@ -33,7 +33,7 @@ def to_text(node: Node) -> str:
     return _text(node)[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _text(node: Node) -> tuple[str, int]:
     """(text, binding strength)."""
     match node:
