@@ -280,10 +280,9 @@ def _bucket(q_len: int) -> int:
 
 
 def _aligned(x: Tensor) -> bool:
-    """The bulk copy engine takes this tensor: 16-byte base and strides."""
-    size = x.element_size()
-    strides = [s for s, length in zip(x.stride()[:3], x.shape[:3], strict=True) if length > 1]
-    return x.data_ptr() % 16 == 0 and all(s * size % 16 == 0 for s in strides)
+    """The bulk copy engine takes this tensor: 16-byte base and strides, nothing broadcast."""
+    strides = [s * x.element_size() for s in x.stride()[:3]]
+    return x.data_ptr() % 16 == 0 and all(s > 0 and s % 16 == 0 for s in strides)
 
 
 def _sizes(s: Shapes) -> tuple[int, ...]:
