@@ -50,10 +50,22 @@ class Linear:
         return not self.terms
 
 
+_LONG = 60  # nodes: beyond this a term is ordered by its digest, not by its text
+
+
 @cache
-def _order(node: n.Node) -> str:
-    """Sort key of terms: the same in every process."""
-    return to_text(node)
+def _order(node: n.Node) -> tuple[bool, str]:
+    """Sort key of terms: the same in every process.
+
+    Bounds share parts heavily, so the text of a deep one can be exponentially long.
+    """
+    return (False, to_text(node)) if _size(node) <= _LONG else (True, n.structure(node))
+
+
+@cache
+def _size(node: n.Node) -> int:
+    """Nodes of the expression as a tree, up to a limit."""
+    return min(1 + sum(map(_size, n.children(node))), _LONG + 1)
 
 
 def _collect(pairs: Iterable[tuple[n.Node, int]], const: int) -> Linear:

@@ -13,6 +13,7 @@ from maskwright.codegen.explain import explain_call
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.pipeline import compile_forward
 from maskwright.codegen.plan import Request
+from maskwright.codegen.tables import read_by_position
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
 from maskwright.dsl import nodes as n
@@ -172,7 +173,8 @@ def call_of(
 def inside(node: n.Node, call: Call) -> bool:
     """Positions lie in [0, kv_len) and sorted tables are read inside (see TileShape)."""
     lengths = [call.values[t.name].shape[-1] for t in n.tables(node) if t.sorted]
-    return call.inside and all(length >= call.kv_len for length in lengths)
+    long_enough = all(length >= call.kv_len for length in lengths)
+    return call.inside and long_enough and read_by_position(node)
 
 
 def draw(

@@ -93,22 +93,24 @@ def segment_text(segment: Segment) -> str:
 
 
 def schedule_dicts(schedule: Schedule) -> list[dict[str, object]]:
-    """The segments as plain values; bounds are spelled out in full."""
+    """The segments as plain values, in terms of the names of ``show``."""
+    found = []
+    originals = schedule.partial + schedule.full if schedule.closed else schedule.visit
+    for (kind, segment), original in zip(show(schedule).segments, originals, strict=True):
+        found.append(_segment_dict(segment, kind) | {"shape": _shape(schedule, original)})
+    return found
+
+
+def _shape(schedule: Schedule, segment: Segment) -> str:
     if not schedule.closed:
-        return [_segment_dict(s, "candidate") | {"shape": "tile list"} for s in schedule.visit]
-    found = [_segment_dict(s, "partial") for s in schedule.partial]
-    return found + [_segment_dict(s, "full") for s in schedule.full]
+        return "tile list"
+    if any(isinstance(x, n.Search) for y in (segment.lo, segment.hi) for x in n.walk(y)):
+        return "table-bounded"
+    return "range" if segment.period is None else "strided"
 
 
 def _segment_dict(segment: Segment, kind: str) -> dict[str, object]:
-    found: dict[str, object] = {
-        "kind": kind,
-        "lo": brief(segment.lo),
-        "hi": brief(segment.hi),
-        "shape": "range" if segment.period is None else "strided",
-    }
-    if any(isinstance(x, n.Search) for y in (segment.lo, segment.hi) for x in n.walk(y)):
-        found["shape"] = "table-bounded"
+    found: dict[str, object] = {"kind": kind, "lo": brief(segment.lo), "hi": brief(segment.hi)}
     if segment.period is not None:
         found["period"] = segment.period.period
         found["origin"] = brief(segment.period.origin)

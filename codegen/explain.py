@@ -10,6 +10,7 @@ import numpy as np
 from maskwright.codegen.describe import brief
 from maskwright.codegen.describe import schedule_dicts
 from maskwright.codegen.describe import schedule_lines
+from maskwright.codegen.describe import show
 from maskwright.codegen.plan import searches_of
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import derive
@@ -40,7 +41,7 @@ class Explanation:
     lines: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """schedule, closed_form, table_bytes, pairs, density, tiles, flops, empty_rows, reasons."""
+        """schedule (over names), closed_form, table_bytes, pairs, density, tiles, flops, empty_rows, reasons."""
         return dict(self.data)
 
     def __str__(self) -> str:
@@ -70,7 +71,7 @@ def explain_call(mask: n.Node, call: Call, tile: TileShape, head_dim: int) -> Ex
     shown = derive(mask, tile)  # as the kernel runs it: a ragged last tile counts as partial
     small, repeat = _distinct(mask, call)
     reasons = list(schedule.reasons)
-    pairs, empty, sampled = _pairs(mask, small)
+    pairs, empty, sampled = _pairs(mask, small, tile)
     full, partial, sampled_tiles = _tiles(mask, schedule, small)
     if sampled or sampled_tiles:
         reasons.append(f"counts are estimated from {_SAMPLES} query tiles: no closed form")
@@ -87,6 +88,7 @@ def explain_call(mask: n.Node, call: Call, tile: TileShape, head_dim: int) -> Ex
         "tile": [tile.block_m, tile.block_n],
         "head_dim": head_dim,
         "schedule": schedule_dicts(shown),
+        "names": dict(show(shown).names),
         "closed_form": schedule.closed,
         "table_bytes": _table_bytes(schedule, small, (full + partial)),
         "pairs": pairs * repeat,
@@ -119,11 +121,13 @@ def _chunks(count_: int, size: int) -> list[Ints]:
     return [np.arange(i, min(i + size, count_)) for i in range(0, count_, size)]
 
 
-def _pairs(mask: n.Node, call: Call) -> tuple[int, int, bool]:
+def _pairs(mask: n.Node, call: Call, tile: TileShape) -> tuple[int, int, bool]:
     """(attended pairs, rows without a key, whether they are estimates)."""
     row = derive_row(mask)
     shape = (call.batch, call.heads)
-    if not row.closed:
+    # A sorted table read outside has no order to count by.
+    ordered = tile.inside or not any(t.sorted for t in n.tables(mask))
+    if not (row.closed and ordered):
         return _pairs_one_by_one(mask, call)
     pairs = empty = 0
     for rows in _chunks(call.q_len, _CHUNK):

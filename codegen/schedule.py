@@ -33,7 +33,7 @@ from maskwright.codegen.tiles import Range
 from maskwright.codegen.tiles import TileAlgebra
 from maskwright.dsl import nodes as n
 
-MAX_RANGES = 16
+MAX_RANGES = 10
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,25 @@ def tables_inside(clauses: list[Clause]) -> n.Node | None:
 
 def _corners(index: n.Node) -> list[n.Node]:
     """The index at the ends of the tile's queries and of the keys (indices are monotone)."""
-    ends: list[dict[n.Node, n.Node]] = [
-        {n.Sym("q"): Q_FIRST, n.Sym("k"): n.Const(0)},
-        {n.Sym("q"): Q_LAST, n.Sym("k"): sub(KV_LEN, 1)},
-    ]
-    return [n.substitute(index, end) for end in ends]
+    ends = [(q, k) for q in (Q_FIRST, Q_LAST) for k in (n.Const(0), sub(KV_LEN, 1))]
+    found = [n.substitute(index, {n.Sym("q"): q, n.Sym("k"): k}) for q, k in ends]
+    return list(dict.fromkeys(found))
+
+
+def read_by_position(node: n.Node) -> bool:
+    """Sorted tables are read at ``q``, ``k`` or a block of them only.
+
+    Then a table as long as the keys is never read outside while positions lie in [0, kv_len).
+    """
+    return all(
+        _is_position(read.index[-1])
+        for read in n.walk(node)
+        if isinstance(read, n.Read) and read.table.sorted
+    )
+
+
+def _is_position(index: n.Node) -> bool:
+    match index:
+        case n.Sym("q" | "k") | n.Arith("//", n.Sym("q" | "k"), n.Const(int())):
+            return True
+    return not n.symbols(index) & {"q", "k"}

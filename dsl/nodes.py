@@ -318,6 +318,20 @@ def tables(node: Node) -> tuple[Table, ...]:
     return tuple(found[name] for name in sorted(found))
 
 
+@cache
+def structure(node: Node) -> str:
+    """Stable hash of a node's structure, in time linear in its distinct parts."""
+    values = [
+        structure(v) if isinstance(v, Node) else tuple(map(_part, v)) if isinstance(v, tuple) else v
+        for v in vars(node).values()
+    ]
+    return digest(f"{type(node).__name__}{values!r}")
+
+
+def _part(value: Any) -> Any:
+    return structure(value) if isinstance(value, Node) else value
+
+
 def digest(text: str) -> str:
     """Stable 16-digit hash of a canonical text; independent of PYTHONHASHSEED."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

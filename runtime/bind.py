@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from maskwright.codegen.api import check_head_dim
+from maskwright.codegen.tables import read_by_position
 from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import BindingError
 from maskwright.dsl.errors import ShapeError
@@ -102,6 +103,7 @@ class Binder:
     params: tuple[n.Param, ...]
     tables: tuple[n.Table, ...]
     head_counts: frozenset[int]
+    by_position: bool
 
     @staticmethod
     def of(nodes: tuple[n.Node, ...]) -> Binder:
@@ -116,7 +118,9 @@ class Binder:
             for x in n.walk(node)
             if isinstance(x, n.ByHead) and isinstance(x.kinds, tuple)
         }
-        return Binder(nodes, tuple(params.values()), tuple(tables.values()), frozenset(counts))
+        by_position = all(map(read_by_position, nodes))
+        values = (tuple(params.values()), tuple(tables.values()))
+        return Binder(nodes, *values, frozenset(counts), by_position)
 
     def bind(self, bindings: Mapping[str, Any], device: torch.device, heads: int) -> dict[str, Any]:
         """Checked values by name: ints for params, int32/uint8/float32 tensors for tables.
@@ -140,8 +144,9 @@ class Binder:
         return values
 
     def sorted_inside(self, values: Mapping[str, Any], kv_len: int) -> bool:
-        """Sorted tables reach to kv_len."""
-        return all(values[t.name].shape[-1] >= kv_len for t in self.tables if t.sorted)
+        """Sorted tables reach to kv_len and are read at positions only."""
+        long_enough = (values[t.name].shape[-1] >= kv_len for t in self.tables if t.sorted)
+        return self.by_position and all(long_enough)
 
 
 def _table(t: n.Table, value: Any, device: torch.device) -> Tensor:

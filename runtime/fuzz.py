@@ -7,6 +7,7 @@ pair, then the kernel and the reference backend against float64.
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,9 +28,10 @@ from maskwright.runtime.fuzz_checks import check_kernel
 from maskwright.runtime.fuzz_checks import first_problem
 from maskwright.runtime.shrink import shrink
 
-__all__ = ["Case", "Failure", "FuzzReport", "draw_case", "examine", "run"]
+__all__ = ["Case", "Failure", "FuzzReport", "draw_case", "examine", "failure_of", "run"]
 
 _MAX_FAILURES = 5  # each is shrunk, which takes a while
+_FORGET_AFTER = 256  # cases; what the compiler remembers of them would fill the memory
 OnResult = Callable[[int, "Failure | None"], None]
 
 
@@ -156,18 +158,23 @@ def run(
     with _private_cache():
         for number in range(count):
             case = draw_case(seed, number, gpu=chosen == "triton")
-            failure = _failure(number, case, chosen, checks)
+            failure = failure_of(case, checks, number, chosen)
             done += 1
             failures += [] if failure is None else [failure]
             if on_result is not None:
                 on_result(number, failure)
+            if done % _FORGET_AFTER == 0:
+                _forget()
             late = seconds is not None and time.monotonic() - start > seconds
             if late or len(failures) == _MAX_FAILURES:
                 break
     return FuzzReport(done, time.monotonic() - start, seed, chosen, tuple(failures))
 
 
-def _failure(number: int, case: Case, backend: str, checks: tuple[Check, ...]) -> Failure | None:
+def failure_of(
+    case: Case, checks: tuple[Check, ...], number: int = 0, backend: str = "auto"
+) -> Failure | None:
+    """The shrunk failure of a case; None if every check holds."""
     problem = first_problem(case, checks)
     if problem is None:
         return None
@@ -179,6 +186,15 @@ def _chosen(backend: str) -> str:
     if backend != "auto":
         return backend
     return "triton" if torch.cuda.is_available() else "interpret"
+
+
+def _forget() -> None:
+    """Empty the memo tables of the language and the compiler."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("maskwright.codegen.", "maskwright.dsl.")):
+            for value in list(vars(module).values()):
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
 
 
 @contextlib.contextmanager

@@ -171,7 +171,8 @@ def _sorted_reads_inside(case: Case, call: Call) -> bool:
     for x in n.walk(case.node):
         if isinstance(x, n.Read) and x.table.sorted:
             place = evaluate(x.index[-1], env)
-            if not np.all((place >= 0) & (place < call.values[x.table.name].shape[-1])):
+            end = min(call.kv_len, call.values[x.table.name].shape[-1])
+            if not np.all((place >= 0) & (place < end)):
                 return False
     return True
 

@@ -141,7 +141,8 @@ class _Runs:
             sink = self.sinks[heads].float().reshape(1, -1, 1, 1)
             scores = torch.cat([scores, sink.expand(*scores.shape[:3], 1)], -1)
         if scores.shape[-1] == 0:
-            scores = scores.new_full((*scores.shape[:3], 1), float("-inf"))
+            nothing = scores.new_full((*scores.shape[:3], 1), float("-inf"))
+            scores = torch.cat([scores, nothing], -1)
         lse = scores.logsumexp(-1)
         base = torch.where(lse == float("-inf"), 0.0, lse)
         weights = (scores - base[..., None]).exp()[..., : v.shape[2]]
