@@ -92,8 +92,9 @@ def default_config(
     block_m, block_n = config.block_m, config.block_n
     if q_len is not None:
         block_m = min(block_m, max(16, _padded(q_len)))
-    while granule is not None and granule % block_n and block_n > 16:
-        block_n //= 2
+    if granule is not None and granule % 16 == 0:  # else no tile divides it
+        while granule % block_n:
+            block_n //= 2
     warps = config.num_warps if block_m >= 64 else min(config.num_warps, 4)
     return KernelConfig(block_m, block_n, warps, config.num_stages, config.loads)
 
