@@ -65,6 +65,25 @@ def arch_number(arch: str) -> int:
 SHARED_KIB = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99, 121: 99}
 
 
+# Rows from which Triton takes a Hopper GPU's asynchronous matrix instructions.
+WGMMA_ROWS = 64
+
+
+def trusted(config: KernelConfig, arch: str, dtype: str, *, copies: bool) -> bool:
+    """False for kernels that were seen to compute wrongly on an H100 (Triton 3.6).
+
+    With asynchronous matrix instructions and pointer loads, values that reach shared memory
+    through registers, not by an asynchronous copy, give wrong outputs (docs/forward-log.md).
+
+    Args:
+        copies: rows of the values can be copied asynchronously: 16-byte base, sizes and strides
+            that are multiples of 16 elements.
+    """
+    if arch_number(arch) < 90 or dtype == "float32" or config.loads == "descriptor":
+        return True
+    return config.block_m < WGMMA_ROWS or (copies and config.num_stages > 1)
+
+
 def default_config(
     *,
     arch: str = "sm_90",
@@ -85,8 +104,10 @@ def default_config(
     width = max(_padded(head_dim), _padded(value_dim or head_dim))
     if dtype == "float32":
         config = _float32(width)
+    elif number >= 90 and not aligned:
+        config = KernelConfig(WGMMA_ROWS // 2, 64 if width <= 128 else 32, 4, 2)
     elif number in (90, 100, 103):
-        config = _large_shared(width, aligned=aligned and number == 90)
+        config = _large_shared(width, aligned=number == 90)
     else:
         config = _portable(width, small=SHARED_KIB.get(number, 99) < 160)
     block_m, block_n = config.block_m, config.block_n

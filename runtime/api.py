@@ -15,12 +15,14 @@ from maskwright.codegen.api import explain
 from maskwright.codegen.api import score_node
 from maskwright.codegen.api import source
 from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.config import trusted
 from maskwright.codegen.pipeline import Compiled
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.pipeline import compile_forward
 from maskwright.codegen.plan import Request
 from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import DispatchError
+from maskwright.dsl.errors import LoweringError
 from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.errors import StrictError
 from maskwright.dsl.errors import TuningError
@@ -242,6 +244,13 @@ class Attention:
         config = self.config or _config(
             self.mask, arch, dtype, s.head_dim, s.value_dim, _bucket(s.q_len), aligned, interpreted
         )
+        copies = all(_copied(x) for x in tensors)
+        if not interpreted and not trusted(config, arch, dtype, copies=copies):
+            raise LoweringError(
+                f"this configuration computes wrongly on {arch} with Triton's current compiler",
+                expression=config,
+                fix='use loads="descriptor", or block_m=32, or let the heuristic choose',
+            )
         request = Request(
             self.mask, self.score, dtype, s.head_dim, s.value_dim, call.inside, sinks, config
         )
@@ -283,6 +292,11 @@ def _aligned(x: Tensor) -> bool:
     """The bulk copy engine takes this tensor: 16-byte base and strides, nothing broadcast."""
     strides = [s * x.element_size() for s in x.stride()[:3]]
     return x.data_ptr() % 16 == 0 and all(s > 0 and s % 16 == 0 for s in strides)
+
+
+def _copied(x: Tensor) -> bool:
+    """Triton copies rows of this tensor asynchronously: it looks for multiples of 16 elements."""
+    return _aligned(x) and x.shape[-1] % 16 == 0 and all(s % 16 == 0 for s in x.stride()[:3])
 
 
 def _sizes(s: Shapes) -> tuple[int, ...]:

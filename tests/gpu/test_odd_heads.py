@@ -1,0 +1,47 @@
+"""Head sizes and strides that neither the copy engine nor asynchronous copies take."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import maskwright as mw
+from maskwright import k
+from maskwright import q
+from maskwright.codegen.config import KernelConfig
+from maskwright.runtime.check import dense_attention
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("head_dim", "value_dim"), [(40, 8), (40, 24), (20, 20), (96, 72), (7, 5)])
+def test_matches_float64(dtype: torch.dtype, head_dim: int, value_dim: int) -> None:
+    report = mw.check(
+        (k <= q) & (q - k < 90),
+        q_len=300,
+        heads=4,
+        kv_heads=2,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        dtype=dtype,
+    )
+    assert report.ok, str(report)
+
+
+def test_unaligned_views() -> None:
+    wide = torch.randn(1, 2, 200, 65, device="cuda", dtype=torch.float16)
+    query, key, value = (wide[..., 1:] * x for x in (1.0, 0.5, 2.0))
+    views = [torch.empty_like(wide)[..., 1:].copy_(x) for x in (query, key, value)]
+    out = mw.attention(*views, k <= q)
+    keep = torch.ones(200, 200, device="cuda", dtype=torch.bool).tril()
+    truth, _ = dense_attention(*views, keep)
+    assert float((out.double() - truth).norm() / truth.norm()) < 3e-3
+
+
+def test_a_configuration_that_computes_wrongly_is_refused() -> None:
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("Hopper and newer")
+    tensors = [torch.randn(1, 2, 200, 64, device="cuda", dtype=torch.float16) for _ in range(3)]
+    with pytest.raises(mw.LoweringError, match="computes wrongly"):
+        mw.compile(k <= q).with_config(KernelConfig(64, 64, 4, 1))(*tensors)
