@@ -144,4 +144,4 @@ def _portable(width: int, *, small: bool) -> KernelConfig:
         return KernelConfig(128, 64, 4, 3)
     if width <= 128:
         return KernelConfig(128, 32, 4, 2) if small else KernelConfig(128, 64, 8, 3)
-    return KernelConfig(64, 32, 8, 1 if small else 2)
+    return KernelConfig(32, 32, 4, 1) if small else KernelConfig(64, 32, 8, 2)

@@ -193,6 +193,7 @@ def _simpler_value(value: Any) -> Iterator[Any]:
         for length in (0, 1, size // 2, size - 1):
             if length < size:
                 yield np.take(value, np.arange(length), axis)
+                yield np.take(value, np.arange(size - length, size), axis)
     plain: tuple[Any, ...] = (np.zeros_like(value), np.minimum(value, 1), value // 2)
     for simpler in plain[: 1 if value.dtype == bool else 3]:
         if not np.array_equal(simpler, value) and np.abs(simpler).sum() <= np.abs(value).sum():
