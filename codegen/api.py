@@ -21,6 +21,7 @@ from maskwright.dsl.errors import LoweringError
 from maskwright.dsl.errors import MaskError
 from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.evaluate import check_bindings
+from maskwright.dsl.evaluate import check_sizes
 from maskwright.dsl.evaluate import environment
 from maskwright.dsl.evaluate import evaluate
 from maskwright.dsl.evaluate import grid
@@ -142,6 +143,8 @@ def explain(
             node, arch=arch, dtype="bfloat16", head_dim=head_dim, value_dim=head_dim, q_len=q_len
         )
         tile = (config.block_m, config.block_n)
+    if min(tile) < 1:
+        raise ShapeError(f"a tile has at least one query and one key, not {tile}", fix="(128, 64)")
     return explain_call(node, call, TileShape(*tile, inside=inside(node, call)), head_dim)
 
 
@@ -158,12 +161,7 @@ def call_of(
     """Checked sizes and runtime values."""
     kv_len = q_len if kv_len is None else kv_len
     kv_heads = heads if kv_heads is None else kv_heads
-    sizes = {"q_len": q_len, "kv_len": kv_len, "batch": batch, "heads": heads, "kv_heads": kv_heads}
-    for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-            raise ShapeError(f"{name} must be a non-negative integer, not {value!r}")
-    if heads and (not kv_heads or heads % kv_heads):
-        raise ShapeError(f"{heads} query heads do not divide over {kv_heads} KV heads")
+    check_sizes(q_len, kv_len, batch, heads, kv_heads, q_offset)
     check_bindings([node], bindings, Expr(node))
     values = environment(node, q_len, kv_len, heads, max(kv_heads, 1), bindings)
     offset = kv_len - q_len if q_offset is None else q_offset
@@ -206,6 +204,10 @@ def draw(
         raise ShapeError(
             f"a drawing shows at most {_LARGEST_DRAWING} positions",
             fix="draw a shorter sequence; explain() works at any length",
+        )
+    if not (0 <= at[0] < call.batch and 0 <= at[1] < call.heads):
+        raise ShapeError(
+            f"there is no batch entry and head {at}", fix="at=(0, 0), or give batch= and heads="
         )
     env = dict(call.values) | {"q_len": call.q_len, "kv_len": call.kv_len}
     env |= grid(

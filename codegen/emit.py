@@ -283,7 +283,9 @@ class Emitter:
             if not self.prover.nonnegative(linear(i)):
                 checks.append(f"({text} >= 0)")
             checks.append(f"({text} < {name}_size{axis})")
-        return " + ".join(offsets), " & ".join(checks)
+        # `!= 0`: a scalar condition and a block of them make integers in newer interpreters.
+        inside = checks[0] if len(checks) == 1 else f"({' & '.join(checks)}) != 0"
+        return " + ".join(offsets), inside
 
     def _member(self, value: n.Node, row: n.Read, at: int) -> str:
         self.helpers.add("is_member")

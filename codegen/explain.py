@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,8 +118,8 @@ def _distinct(mask: n.Node, call: Call) -> tuple[Call, int]:
     return small, repeat
 
 
-def _chunks(count_: int, size: int) -> list[Ints]:
-    return [np.arange(i, min(i + size, count_)) for i in range(0, count_, size)]
+def _chunks(count_: int, size: int) -> Iterator[Ints]:
+    return (np.arange(i, min(i + size, count_)) for i in range(0, count_, size))
 
 
 def _pairs(mask: n.Node, call: Call, tile: TileShape) -> tuple[int, int, bool]:
@@ -147,7 +148,7 @@ def _dense_rows(mask: n.Node, call: Call, rows: Ints) -> Any:
 
 def _row_chunks(call: Call, size: int) -> tuple[list[Ints], float]:
     """Chunks of ``size`` rows to look at, and by how much to scale what they show."""
-    chunks = _chunks(call.q_len, size)
+    chunks = list(_chunks(call.q_len, size))
     total = call.q_len * call.kv_len * call.batch * call.heads
     if total <= _EXACT_LIMIT or len(chunks) <= _SAMPLES:
         return chunks, 1.0

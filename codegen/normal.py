@@ -67,13 +67,17 @@ _TRUE: Clauses = [()]
 _FALSE: Clauses = []
 
 
-def clauses(mask: n.Node, *, holds: bool = True) -> Clauses:
+def clauses(mask: n.Node, *, holds: bool = True, ordered: bool = True) -> Clauses:
     """Disjunctive normal form of ``mask`` (of its negation if not ``holds``).
+
+    Args:
+        ordered: drop clauses that another one contains, by the order of sorted tables, too.
 
     Raises:
         TooManyClausesError: beyond ``MAX_CLAUSES``.
     """
-    return absorb(_dnf(mask, holds))
+    found = _dnf(mask, holds)
+    return absorb(found) if ordered else found
 
 
 def _dnf(node: n.Node, holds: bool) -> Clauses:

@@ -10,6 +10,7 @@ from maskwright.codegen.algebra import const
 from maskwright.codegen.algebra import floordiv
 from maskwright.codegen.algebra import linear
 from maskwright.codegen.normal import Clauses
+from maskwright.codegen.normal import clauses
 from maskwright.codegen.project import KV_LEN
 from maskwright.codegen.project import Keys
 from maskwright.codegen.project import Stride
@@ -54,11 +55,10 @@ class RangeBuilder:
         """Number of key tiles."""
         return ceildiv(KV_LEN, self.tile.block_n)
 
-    def lists(self, visit: Clauses, touch: Clauses) -> Lists:
-        """Ranges of the clauses of a mask and of its negation."""
-        prover = self.algebra.prover
-        visited = [project(c, self.tile, prover) for c in visit]
-        touched = [project(c, self.tile, prover) for c in touch]
+    def lists(self, mask: n.Node) -> Lists:
+        """Ranges of a mask and of its negation."""
+        visited = self._projected(clauses(mask))
+        touched = self._projected(clauses(mask, holds=False))
         plain, strided, stride, reasons = self._sides(visited, None)
         result = Lists(
             visit=plain, visit_strided=strided, visit_stride=stride, visit_reasons=reasons
@@ -68,7 +68,10 @@ class RangeBuilder:
             result, touch=plain, touch_strided=strided, touch_stride=other, touch_reasons=reasons
         )
         result = self._with_tail(result, touched) if self.tail else result
-        return result if self.tile.inside else self._guard(result, visit, touch)
+        return result if self.tile.inside else self._guard(result, mask)
+
+    def _projected(self, found: Clauses) -> list[Keys]:
+        return [project(c, self.tile, self.algebra.prover) for c in found]
 
     def _sides(
         self, found: list[Keys], partner: Stride | None, *, negation: bool = False
@@ -137,13 +140,13 @@ class RangeBuilder:
         tail = Range(self._tile(KV_LEN), self.end)
         return replace(lists, touch=(*lists.touch, tail))
 
-    def _guard(self, lists: Lists, visit: Clauses, touch: Clauses) -> Lists:
+    def _guard(self, lists: Lists, mask: n.Node) -> Lists:
         """Where a sorted table is read outside, its order cannot be used: go without it there."""
-        reads = tables_inside([*visit, *touch])
+        reads = tables_inside(mask)
         if reads is None:
             return lists
-        prover = self.algebra.prover
-        blind = [project(without_sorted(c), self.tile, prover) for c in visit]
+        # Clauses that were dropped for the order's sake are back.
+        blind = self._projected([without_sorted(c) for c in clauses(mask, ordered=False)])
         plain, strided, _, _ = self._sides(blind, None)
         everything = (Range(const(0), self.end),)
         outside = Lists(visit=(*plain, *strided), touch=everything)

@@ -18,7 +18,6 @@ from functools import lru_cache
 from maskwright.codegen.algebra import const
 from maskwright.codegen.normal import Clause
 from maskwright.codegen.normal import TooManyClausesError
-from maskwright.codegen.normal import clauses
 from maskwright.codegen.normal import kind_is
 from maskwright.codegen.project import KV_LEN
 from maskwright.codegen.project import Q_FIRST
@@ -99,7 +98,7 @@ def _branches(mask: n.Node, builder: RangeBuilder) -> Lists:
     """One list of ranges, or with ``by_head`` one a kind, chosen by scalars in the kernel."""
     chosen = next((x for x in n.walk(mask) if isinstance(x, n.ByHead)), None)
     if chosen is None:
-        return builder.lists(clauses(mask), clauses(mask, holds=False))
+        return builder.lists(mask)
     result: Lists | None = None
     for i, member in enumerate(chosen.masks):
         lists = _branches(n.substitute(mask, {chosen: member}), builder)
@@ -145,12 +144,13 @@ def _assemble(
         *_segments(algebra.complement(everything_touched, end)),
         *_segments(touch_strided, periods.untouched),
     ]
+    visited = (*_segments(visit), *_segments(visit_strided, periods.visited))
     return Schedule(
         tile,
         tuple(partial),
         tuple(full),
-        (*_segments(visit), *_segments(visit_strided, periods.visited)),
-        not lists.visit_reasons,
+        visited,
+        not visited or not lists.visit_reasons,  # of nothing there is no list
         tuple(dict.fromkeys(lists.visit_reasons or lists.touch_reasons)),
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from typing import TypeAlias
 
@@ -36,46 +38,48 @@ def evaluate(node: n.Node, env: Env) -> Array:
 
     Symbols may be bound to arrays that broadcast against each other. Integers are int64.
     """
-    memo: dict[n.Node, Array] = {}
+    return _value(env, {}, node)
 
-    def value(x: n.Node) -> Array:
-        if x not in memo:
-            memo[x] = step(x)
-        return memo[x]
 
-    def step(x: n.Node) -> Array:
-        match x:
-            case n.Const(v):
-                return np.asarray(v)
-            case n.Sym(name) | n.Param(name):
-                return np.asarray(env[name])
-            case n.Arith(op, a, b):
-                return _arith(op, value(a), value(b))
-            case n.Compare(op, a, b):
-                return _COMPARE[op](value(a), value(b))
-            case n.Logic(op, a, b):
-                return _LOGIC[op](value(a), value(b))
-            case n.Not(a):
-                return np.logical_not(value(a))
-            case n.Where(c, a, b):
-                return np.where(value(c), value(a), value(b))
-            case n.Call(name, a):
-                return _call(name, value(a))
-            case n.ByHead(kinds, masks):
-                return _by_head(_kinds(kinds, env), np.asarray(env["h"]), [value(m) for m in masks])
-            case n.Read(table, index):
-                return _read(_array(env, table), [value(i) for i in index], _outside(table))
-            case n.Member(v, row):
-                return _member(value(v), _array(env, row.table), [value(i) for i in row.index])
-            case n.Search(table, prefix, v):
-                rows = [value(i) for i in prefix]
-                return _search(_array(env, table), rows, value(v), int(env["kv_len"]))
-            case n.Extent(table, axis):
-                return np.asarray(_array(env, table).shape[axis])
-        msg = f"cannot evaluate {type(x).__name__}"
-        raise TypeError(msg)
+def _value(env: Env, memo: dict[n.Node, Array], node: n.Node) -> Array:
+    """Value of a node, once; no function here holds another, so nothing waits for the collector."""
+    if node not in memo:
+        memo[node] = _step(node, env, partial(_value, env, memo))
+    return memo[node]
 
-    return value(node)
+
+def _step(x: n.Node, env: Env, value: Callable[[n.Node], Array]) -> Array:
+    """Value of one node over those of its operands."""
+    match x:
+        case n.Const(v):
+            return np.asarray(v)
+        case n.Sym(name) | n.Param(name):
+            return np.asarray(env[name])
+        case n.Arith(op, a, b):
+            return _arith(op, value(a), value(b))
+        case n.Compare(op, a, b):
+            return _COMPARE[op](value(a), value(b))
+        case n.Logic(op, a, b):
+            return _LOGIC[op](value(a), value(b))
+        case n.Not(a):
+            return np.logical_not(value(a))
+        case n.Where(c, a, b):
+            return np.where(value(c), value(a), value(b))
+        case n.Call(name, a):
+            return _call(name, value(a))
+        case n.ByHead(kinds, masks):
+            return _by_head(_kinds(kinds, env), np.asarray(env["h"]), [value(m) for m in masks])
+        case n.Read(table, index):
+            return _read(_array(env, table), [value(i) for i in index], _outside(table))
+        case n.Member(v, row):
+            return _member(value(v), _array(env, row.table), [value(i) for i in row.index])
+        case n.Search(table, prefix, v):
+            rows = [value(i) for i in prefix]
+            return _search(_array(env, table), rows, value(v), int(env["kv_len"]))
+        case n.Extent(table, axis):
+            return np.asarray(_array(env, table).shape[axis])
+    msg = f"cannot evaluate {type(x).__name__}"
+    raise TypeError(msg)
 
 
 def _array(env: Env, table: n.Table) -> Array:
@@ -249,10 +253,11 @@ def environment(
 ) -> dict[str, Any]:
     """Scalars and checked runtime values by name, for ``evaluate``."""
     env: dict[str, Any] = {"q_len": np.int64(q_len), "kv_len": np.int64(kv_len)}
+    shown = Expr(node)
     for p in n.params(node):
-        env[p.name] = check_param(p, bindings[p.name])
+        env[p.name] = check_param(p, bindings[p.name], shown)
     for t in n.tables(node):
-        env[t.name] = check_table(t, bindings[t.name])
+        env[t.name] = check_table(t, bindings[t.name], shown)
     for x in n.walk(node):
         if isinstance(x, n.ByHead) and isinstance(x.kinds, tuple) and len(x.kinds) != heads:
             raise ShapeError(
@@ -260,16 +265,38 @@ def environment(
                 expression=Expr(node),
                 fix="give one kind a query head",
             )
-    if heads % kv_heads:
-        raise ShapeError(f"{heads} query heads do not divide over {kv_heads} KV heads")
     return env
 
 
-def check_param(p: n.Param, value: Any) -> int:
+def check_sizes(
+    q_len: int, kv_len: int, batch: int, heads: int, kv_heads: int, q_offset: int | None
+) -> None:
+    """Sizes are counts, query heads divide over KV heads, and q_offset is an integer.
+
+    Raises:
+        ShapeError: otherwise.
+    """
+    sizes = {"q_len": q_len, "kv_len": kv_len, "batch": batch, "heads": heads, "kv_heads": kv_heads}
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+            raise ShapeError(
+                f"{name} must be a non-negative integer, not {value!r}", fix=f"{name}=1024, say"
+            )
+    if heads and (not kv_heads or heads % kv_heads):
+        raise ShapeError(
+            f"{heads} query heads do not divide over {kv_heads} KV heads",
+            fix="heads is a multiple of kv_heads",
+        )
+    if q_offset is not None and not isinstance(q_offset, (int, np.integer)):
+        raise ShapeError(f"q_offset is an integer, not {q_offset!r}", fix="the position of row 0")
+
+
+def check_param(p: n.Param, value: Any, shown: object = None) -> int:
     """A param's value as a Python int, checked against int32 and its promised range."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise BindingError(
             f'param "{p.name}" needs a Python int, not {type(value).__name__}',
+            expression=shown,
             fix="use mw.table for tensors",
         )
     low = -(2**31) if p.min is None else p.min
@@ -277,23 +304,41 @@ def check_param(p: n.Param, value: Any) -> int:
     if not low <= value <= high:
         raise BindingError(
             f'param "{p.name}" = {value} is outside its promised range [{low}, {high}]',
+            expression=shown,
             fix="pass a value inside, or declare another range",
         )
     return int(value)
 
 
-def check_table(t: n.Table, value: Any) -> Array:
+def check_table(t: n.Table, value: Any, shown: object = None) -> Array:
     """A table's value as a numpy array of the declared rank and kind."""
-    array = np.asarray(value.detach().cpu()) if hasattr(value, "detach") else np.asarray(value)
+    try:
+        array = np.asarray(value.detach().cpu()) if hasattr(value, "detach") else np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise not_an_array(t, value, shown) from error
     if array.ndim != t.ndim:
         raise BindingError(
             f'table "{t.name}" is declared with {t.ndim} dimension(s), the tensor has {array.ndim}',
-            fix=f"its shape is {array.shape}",
+            expression=shown,
+            fix=f"its shape is {array.shape}; give it {t.ndim} dimension(s)",
         )
     kinds = {"int": "iu", "bool": "b", "float": "f"}[t.dtype]
     if array.dtype.kind not in kinds:
-        raise BindingError(f'table "{t.name}" is declared {t.dtype}, the tensor is {array.dtype}')
+        raise BindingError(
+            f'table "{t.name}" is declared {t.dtype}, the tensor is {array.dtype}',
+            expression=shown,
+            fix=f"give a tensor of {t.dtype}",
+        )
     return array.astype(np.int64) if t.dtype == "int" else array
+
+
+def not_an_array(t: n.Table, value: Any, shown: object) -> BindingError:
+    """The error for a table's value that is no tensor at all."""
+    return BindingError(
+        f'table "{t.name}" cannot be made of {type(value).__name__} {value!r:.60}',
+        expression=shown,
+        fix=f"give a tensor or an array of {t.ndim} dimension(s)",
+    )
 
 
 def to_dense(
@@ -326,6 +371,7 @@ def to_dense(
     node = mask_node(mask)
     kv_len = q_len if kv_len is None else kv_len
     kv_heads = heads if kv_heads is None else kv_heads
+    check_sizes(q_len, kv_len, batch, heads, kv_heads, q_offset)
     check_bindings([node], bindings, Expr(node))
     env = environment(node, q_len, kv_len, heads, kv_heads, bindings)
     offset = kv_len - q_len if q_offset is None else q_offset
@@ -340,6 +386,6 @@ def grid(rows: Array, keys: Array, batch: int, heads: int, kv_heads: int) -> dic
         "q": rows.reshape(1, 1, -1, 1),
         "k": keys.reshape(1, 1, 1, -1),
         "h": head,
-        "kv_head": head // max(heads // kv_heads, 1),
+        "kv_head": head // max(heads // max(kv_heads, 1), 1),
         "b": np.arange(batch).reshape(-1, 1, 1, 1),
     }

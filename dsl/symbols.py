@@ -42,7 +42,8 @@ RESERVED = frozenset(INDEX_SYMBOLS) | {
     *("s", "query", "key", "value", "mask", "score", "scale", "sinks", "q_offset", "return_lse"),
     *("backend", "prepared", "batch", "heads", "kv_heads", "path", "param", "table", "where"),
     *("minimum", "maximum", "absolute", "by_head", "softcap", "tanh", "exp", "log", "sigmoid"),
-    *("True", "False", "isin", "dtype", "device", "tile", "arch", "config", "op"),
+    *("True", "False", "isin", "dtype", "device", "tile", "arch", "config", "op", "seed"),
+    *("head_dim", "value_dim", "at", "budget"),
 }
 
 

@@ -131,7 +131,7 @@ class Attention:
         call = self._check(query, key, value, q_offset, bindings)
         check_sinks(sinks, query)
         chosen = choose_backend(backend, query)
-        scale = call.shapes.head_dim**-0.5 if scale is None else float(scale)
+        scale = call.shapes.head_dim**-0.5 if scale is None else _scale(scale)
         if 0 in (call.shapes.batch, call.shapes.q_len, call.shapes.kv_len):
             out, lse = _empty(call, sinks)
         elif chosen == "reference":
@@ -179,8 +179,8 @@ class Attention:
         _refuse_gradients(call, sinks)
         sinks = None if sinks is None else sinks.float().contiguous()
         kernel = self._ready(call, sinks=sinks, interpreted=interpreted)
-        if prepared is not None and prepared.sizes != _sizes(call.shapes):
-            raise ShapeError("prepared= was made for other sizes", fix="call mw.prepare again")
+        if prepared is not None:
+            self._check_prepared(prepared, call, kernel.compiled)
         if prepared is None and kernel.prepares:
             prepared = self._prepare(call, kernel)
         keywords = {text: call.values[name] for name, text in kernel.names}
@@ -224,7 +224,20 @@ class Attention:
             q_offset=s.q_offset,
             **{text: call.values[name] for name, text in kernel.names},
         )
-        return Prepared(kernel.compiled.name, _sizes(s), tuple(arguments))
+        return Prepared(self._work(kernel.compiled), _sizes(s), tuple(arguments))
+
+    def _work(self, compiled: Compiled) -> str:
+        """What prepared work depends on besides sizes and values."""
+        lists = [x.name for x in compiled.plan.bindings if x.sorted_list]
+        return f"{n.structure(self.mask)} {compiled.request.tile} {lists}"
+
+    def _check_prepared(self, prepared: Prepared, call: _Call, compiled: Compiled) -> None:
+        if prepared.sizes != _sizes(call.shapes) or prepared.kernel != self._work(compiled):
+            raise ShapeError(
+                "prepared= was made for another mask, tile shape or other sizes",
+                expression=Expr(self.mask),
+                fix="call mw.prepare again",
+            )
 
     def _announce(self, reasons: tuple[str, ...]) -> None:
         """The general path is never taken silently."""
@@ -281,6 +294,12 @@ def _config(
         return config
     # The interpreter pays per step, not per element; small tiles show every kind of tile.
     return KernelConfig(min(config.block_m, 32), min(config.block_n, 32), 4, 1)
+
+
+def _scale(value: object) -> float:
+    if isinstance(value, (int, float)):
+        return float(value)
+    raise ShapeError(f"scale is a number, not {type(value).__name__}", fix="scale=0.125, say")
 
 
 def _bucket(q_len: int) -> int:

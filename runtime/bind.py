@@ -17,6 +17,7 @@ from maskwright.dsl.errors import BindingError
 from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.evaluate import check_bindings
 from maskwright.dsl.evaluate import check_param
+from maskwright.dsl.evaluate import not_an_array
 from maskwright.dsl.expr import Expr
 
 DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
@@ -138,9 +139,12 @@ class Binder:
                 expression=Expr(self.nodes[0]),
                 fix="give one kind a query head",
             )
-        values: dict[str, Any] = {p.name: check_param(p, bindings[p.name]) for p in self.params}
+        shown = Expr(self.nodes[0])
+        values: dict[str, Any] = {
+            p.name: check_param(p, bindings[p.name], shown) for p in self.params
+        }
         for t in self.tables:
-            values[t.name] = _table(t, bindings[t.name], device)
+            values[t.name] = _table(t, bindings[t.name], device, shown)
         return values
 
     def sorted_inside(self, values: Mapping[str, Any], kv_len: int) -> bool:
@@ -149,30 +153,32 @@ class Binder:
         return self.by_position and all(long_enough)
 
 
-def _table(t: n.Table, value: Any, device: torch.device) -> Tensor:
-    if not isinstance(value, Tensor):
-        if device.type != "cpu":
-            raise BindingError(
-                f'table "{t.name}" must be a tensor on {device}, not {type(value).__name__}',
-                fix=f"{t.name}=torch.as_tensor(..., device={str(device)!r})",
-            )
-        value = torch.as_tensor(value)
+def _table(t: n.Table, given: Any, device: torch.device, shown: object) -> Tensor:
+    value = given if isinstance(given, Tensor) else _as_tensor(t, given, device, shown)
     if value.device != device:
+        what, fix = f"is on {value.device}, the query is on {device}", f'{t.name}.to("{device}")'
+    elif value.ndim != t.ndim:
+        what = f"is declared with {t.ndim} dimension(s), the tensor has shape {tuple(value.shape)}"
+        fix = f"give it {t.ndim} dimension(s)"
+    elif value.dtype not in _KINDS[t.dtype]:
+        what = f"is declared {t.dtype}, the tensor is {value.dtype}"
+        fix = f"use {', '.join(str(d) for d in _KINDS[t.dtype][:2])}"
+    elif value.numel() >= 2**31:
+        what, fix = f"has {value.numel()} elements", "2**31 is the limit"
+    else:
+        return value.to(_STORED[t.dtype])
+    raise BindingError(f'table "{t.name}" {what}', expression=shown, fix=fix)
+
+
+def _as_tensor(t: n.Table, given: Any, device: torch.device, shown: object) -> Tensor:
+    """Lists and arrays are fine on the CPU; a GPU needs tensors."""
+    if device.type != "cpu":
         raise BindingError(
-            f'table "{t.name}" is on {value.device}, the query is on {device}',
-            fix=f'{t.name}.to("{device}")',
+            f'table "{t.name}" must be a tensor on {device}, not {type(given).__name__}',
+            expression=shown,
+            fix=f"{t.name}=torch.as_tensor(..., device={str(device)!r})",
         )
-    if value.ndim != t.ndim:
-        raise BindingError(
-            f'table "{t.name}" is declared with {t.ndim} dimension(s), '
-            f"the tensor has shape {tuple(value.shape)}"
-        )
-    if value.dtype not in _KINDS[t.dtype]:
-        raise BindingError(
-            f'table "{t.name}" is declared {t.dtype}, the tensor is {value.dtype}',
-            fix=f"use {', '.join(str(d) for d in _KINDS[t.dtype][:2])}",
-        )
-    if value.numel() >= 2**31:
-        raise BindingError(f'table "{t.name}" has {value.numel()} elements; 2**31 is the limit')
-    stored: Tensor = value.to(_STORED[t.dtype])
-    return stored
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise not_an_array(t, given, shown) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,38 +41,44 @@ _CALLS = {
 
 def evaluate(node: n.Node, env: Mapping[str, Any], device: torch.device) -> Tensor:
     """Value of ``node``; symbols, params and tables by name in ``env``; integers are int64."""
-    memo: dict[n.Node, Tensor] = {}
+    return _value(env, device, {}, node)
 
-    def value(x: n.Node) -> Tensor:
-        if x not in memo:
-            memo[x] = step(x)
-        return memo[x]
 
-    def step(x: n.Node) -> Tensor:
-        match x:
-            case n.Const(v) | n.Sym(v) | n.Param(v):
-                raw = v if isinstance(x, n.Const) else env[str(v)]
-                return torch.as_tensor(raw, device=device)
-            case n.Arith("//" | "%" as op, a, b):
-                return _division(op, value(a), value(b))
-            case n.Arith(op, a, b) | n.Compare(op, a, b) | n.Logic(op, a, b):
-                return _OPS[op](value(a), value(b))
-            case n.Not(a):
-                return torch.logical_not(value(a))
-            case n.Where(c, a, b):
-                return torch.where(value(c), value(a), value(b))
-            case n.Call(name, a):
-                return _CALLS[name](value(a))
-            case n.Read(table, index):
-                return _read(table, env[table.name], [value(i) for i in index])
-            case n.Member(v, row):
-                return _member(value(v), env[row.table.name], [value(i) for i in row.index])
-            case n.ByHead(kinds, masks):
-                return _by_head(kinds, [value(m) for m in masks], env, device)
-        msg = f"cannot evaluate {type(x).__name__}"
-        raise TypeError(msg)
+def _value(
+    env: Mapping[str, Any], device: torch.device, memo: dict[n.Node, Tensor], node: n.Node
+) -> Tensor:
+    """Value of a node, once; no function here holds another, so nothing waits for the collector."""
+    if node not in memo:
+        memo[node] = _step(node, env, device, partial(_value, env, device, memo))
+    return memo[node]
 
-    return value(node)
+
+def _step(
+    x: n.Node, env: Mapping[str, Any], device: torch.device, value: Callable[[n.Node], Tensor]
+) -> Tensor:
+    """Value of one node over those of its operands."""
+    match x:
+        case n.Const(v) | n.Sym(v) | n.Param(v):
+            raw = v if isinstance(x, n.Const) else env[str(v)]
+            return torch.as_tensor(raw, device=device)
+        case n.Arith("//" | "%" as op, a, b):
+            return _division(op, value(a), value(b))
+        case n.Arith(op, a, b) | n.Compare(op, a, b) | n.Logic(op, a, b):
+            return _OPS[op](value(a), value(b))
+        case n.Not(a):
+            return torch.logical_not(value(a))
+        case n.Where(c, a, b):
+            return torch.where(value(c), value(a), value(b))
+        case n.Call(name, a):
+            return _CALLS[name](value(a))
+        case n.Read(table, index):
+            return _read(table, env[table.name], [value(i) for i in index])
+        case n.Member(v, row):
+            return _member(value(v), env[row.table.name], [value(i) for i in row.index])
+        case n.ByHead(kinds, masks):
+            return _by_head(kinds, [value(m) for m in masks], env, device)
+    msg = f"cannot evaluate {type(x).__name__}"
+    raise TypeError(msg)
 
 
 def _division(op: str, a: Tensor, b: Tensor) -> Tensor:
