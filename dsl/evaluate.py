@@ -21,6 +21,7 @@ from maskwright.dsl.text import to_text
 Array: TypeAlias = npt.NDArray[Any]
 Env: TypeAlias = Mapping[str, Any]
 
+PARAM_LIMIT = 2**29  # a param, twice over or with a position, still fits int32
 _COMPARE = {
     "<": np.less,
     "<=": np.less_equal,
@@ -299,8 +300,14 @@ def check_param(p: n.Param, value: Any, shown: object = None) -> int:
             expression=shown,
             fix="use mw.table for tensors",
         )
-    low = -(2**31) if p.min is None else p.min
-    high = 2**31 - 1 if p.max is None else p.max
+    low = -PARAM_LIMIT if p.min is None else p.min
+    high = PARAM_LIMIT if p.max is None else p.max
+    if abs(int(value)) > PARAM_LIMIT:
+        raise BindingError(
+            f'param "{p.name}" = {value} is beyond +-2**29: sums with it would leave int32',
+            expression=shown,
+            fix="for an unbounded window pass the sequence length",
+        )
     if not low <= value <= high:
         raise BindingError(
             f'param "{p.name}" = {value} is outside its promised range [{low}, {high}]',
