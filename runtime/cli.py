@@ -94,7 +94,7 @@ def _mask_commands(group: Group) -> None:
     explain.add_argument("--arch", default="sm_90", help="whose tile sizes to take; default sm_90")
     emit = _command(group, "emit", "print the generated kernel", commands.emit, mask=True)
     emit.add_argument("--output", help="write to this file instead")
-    emit.add_argument("--arch", help="architecture, e.g. sm_90; default: portable")
+    emit.add_argument("--arch", help="architecture, e.g. sm_80; default: sm_90")
     _kernel(emit)
     build = _command(
         group,

@@ -79,8 +79,7 @@ class Settings:
     strict: bool = field(
         default=False,
         metadata=_doc(
-            "Raise `StrictError` where a slower path would be taken (the general tile list, the "
-            "reference backend).",
+            "Raise `StrictError` where a mask has no closed form and would take the general path.",
             "`0`, `1`",
         ),
     )
@@ -94,7 +93,7 @@ class Settings:
     verify: bool = field(
         default=False,
         metadata=_doc(
-            "Check the compiler's intermediate forms after every stage (slow; for development).",
+            "Reserved: checks of the compiler's intermediate forms; no effect in this version.",
             "`0`, `1`",
         ),
     )
