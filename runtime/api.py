@@ -253,11 +253,18 @@ class Attention:
         s, dtype = call.shapes, DTYPES[call.query.dtype]
         arch = "sm_80" if interpreted else device.arch(call.query.device)
         tensors = (call.query, call.key, call.value)
-        aligned = not interpreted and all(_aligned(x) for x in tensors)
+        copies = all(_copied(x) for x in tensors)
+        # Descriptors serve sm_90; elsewhere rows must suit asynchronous copies.
+        aligned = all(_aligned(x) for x in tensors) if arch == "sm_90" else copies
         config = self.config or _config(
             self.mask, arch, dtype, s.head_dim, s.value_dim, _bucket(s.q_len), aligned, interpreted
         )
-        copies = all(_copied(x) for x in tensors)
+        if config.loads == "descriptor" and not all(_aligned(x) for x in tensors):
+            raise LoweringError(
+                "descriptor loads need 16-byte bases and strides, and nothing broadcast",
+                expression=config,
+                fix='use loads="pointer", make the tensors contiguous, or let the heuristic choose',
+            )
         if not interpreted and not trusted(config, arch, dtype, copies=copies):
             raise LoweringError(
                 f"this configuration computes wrongly on {arch} with Triton's current compiler",
