@@ -69,19 +69,22 @@ SHARED_KIB = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120
 WGMMA_ROWS = 64
 
 
-def trusted(config: KernelConfig, arch: str, dtype: str, *, copies: bool) -> bool:
-    """False for kernels that were seen to compute wrongly on an H100 (Triton 3.6).
+def padded(size: int) -> int:
+    """Next power of two, at least 16: what a matrix unit takes."""
+    return max(16, 1 << (size - 1).bit_length())
 
-    With asynchronous matrix instructions and pointer loads, values that reach shared memory
-    through registers, not by an asynchronous copy, give wrong outputs (docs/forward-log.md).
 
-    Args:
-        copies: rows of the values can be copied asynchronously: 16-byte base, sizes and strides
-            that are multiples of 16 elements.
+def padded_value(value_dim: int, head_dim: int, dtype: str, block_m: int) -> int:
+    """Columns of a value tile in the kernel.
+
+    ptxas 12.8 (Triton 3.6) takes the shared-memory descriptor of values from a register that it
+    never set, if its constant part differs from the keys': value tiles narrower than a 128-byte
+    swizzle beside key tiles of another width (docs/forward-log.md). Padding makes them alike.
     """
-    if arch_number(arch) < 90 or dtype == "float32" or config.loads == "descriptor":
-        return True
-    return config.block_m < WGMMA_ROWS or (copies and config.num_stages > 1)
+    wide, own = padded(head_dim), padded(value_dim)
+    if dtype == "float32" or block_m < WGMMA_ROWS or own == wide:
+        return own
+    return max(own, 64)
 
 
 def default_config(
@@ -101,27 +104,21 @@ def default_config(
         aligned: strides and addresses suit the bulk copy engine.
     """
     number = arch_number(arch)
-    width = max(_padded(head_dim), _padded(value_dim or head_dim))
+    width = max(padded(head_dim), padded(value_dim or head_dim))
     if dtype == "float32":
         config = _float32(width)
-    elif number >= 90 and not aligned:
-        config = KernelConfig(WGMMA_ROWS // 2, 64 if width <= 128 else 32, 4, 2)
     elif number in (90, 100, 103):
-        config = _large_shared(width, aligned=number == 90)
+        config = _large_shared(width, aligned=aligned and number == 90)
     else:
         config = _portable(width, small=SHARED_KIB.get(number, 99) < 160)
     block_m, block_n = config.block_m, config.block_n
     if q_len is not None:
-        block_m = min(block_m, max(16, _padded(q_len)))
+        block_m = min(block_m, max(16, padded(q_len)))
     if granule is not None and granule % 16 == 0:  # else no tile divides it
         while granule % block_n:
             block_n //= 2
     warps = config.num_warps if block_m >= 64 else min(config.num_warps, 4)
     return KernelConfig(block_m, block_n, warps, config.num_stages, config.loads)
-
-
-def _padded(size: int) -> int:
-    return max(16, 1 << (size - 1).bit_length())
 
 
 def _float32(width: int) -> KernelConfig:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from maskwright.codegen.algebra import linear
 from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.config import padded
+from maskwright.codegen.config import padded_value
 from maskwright.codegen.emit import PROGRAM
 from maskwright.codegen.emit import ROW
 from maskwright.codegen.emit import TILE
@@ -57,6 +59,16 @@ class Request:
     def tile(self) -> TileShape:
         """Tile shape of the schedule."""
         return TileShape(self.config.block_m, self.config.block_n, self.inside)
+
+    @property
+    def head_pad(self) -> int:
+        """Columns of a query or key tile."""
+        return padded(self.head_dim)
+
+    @property
+    def value_pad(self) -> int:
+        """Columns of a value tile."""
+        return padded_value(self.value_dim, self.head_dim, self.dtype, self.config.block_m)
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,9 @@ def render_forward(plan: ForwardPlan) -> str:
         imports.append("from triton.tools.tensor_descriptor import TensorDescriptor")
     dims = SimpleNamespace(
         head_dim=request.head_dim,
-        head_pad=padded(request.head_dim),
+        head_pad=request.head_pad,
         value_dim=request.value_dim,
-        value_pad=padded(request.value_dim),
+        value_pad=request.value_pad,
         descriptors=descriptors,
         precision=', input_precision="ieee"' if request.dtype == "float32" else "",
     )
@@ -64,11 +64,6 @@ def render_forward(plan: ForwardPlan) -> str:
         )
     )
     return tidy(text)
-
-
-def padded(size: int) -> int:
-    """Next power of two, at least 16: what a matrix unit takes."""
-    return max(16, 1 << (size - 1).bit_length())
 
 
 def tidy(text: str) -> str:

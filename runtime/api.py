@@ -15,7 +15,6 @@ from maskwright.codegen.api import explain
 from maskwright.codegen.api import score_node
 from maskwright.codegen.api import source
 from maskwright.codegen.config import KernelConfig
-from maskwright.codegen.config import trusted
 from maskwright.codegen.pipeline import Compiled
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.pipeline import compile_forward
@@ -253,23 +252,15 @@ class Attention:
         s, dtype = call.shapes, DTYPES[call.query.dtype]
         arch = "sm_80" if interpreted else device.arch(call.query.device)
         tensors = (call.query, call.key, call.value)
-        copies = all(_copied(x) for x in tensors)
-        # Descriptors serve sm_90; elsewhere rows must suit asynchronous copies.
-        aligned = all(_aligned(x) for x in tensors) if arch == "sm_90" else copies
+        aligned = all(_aligned(x) for x in tensors)
         config = self.config or _config(
             self.mask, arch, dtype, s.head_dim, s.value_dim, _bucket(s.q_len), aligned, interpreted
         )
-        if config.loads == "descriptor" and not all(_aligned(x) for x in tensors):
+        if config.loads == "descriptor" and not aligned:
             raise LoweringError(
                 "descriptor loads need 16-byte bases and strides, and nothing broadcast",
                 expression=config,
                 fix='use loads="pointer", make the tensors contiguous, or let the heuristic choose',
-            )
-        if not interpreted and not trusted(config, arch, dtype, copies=copies):
-            raise LoweringError(
-                f"this configuration computes wrongly on {arch} with Triton's current compiler",
-                expression=config,
-                fix='use loads="descriptor", or block_m=32, or let the heuristic choose',
             )
         request = Request(
             self.mask, self.score, dtype, s.head_dim, s.value_dim, call.inside, sinks, config
@@ -318,11 +309,6 @@ def _aligned(x: Tensor) -> bool:
     """The bulk copy engine takes this tensor: 16-byte base and strides, nothing broadcast."""
     strides = [s * x.element_size() for s in x.stride()[:3]]
     return x.data_ptr() % 16 == 0 and all(s > 0 and s % 16 == 0 for s in strides)
-
-
-def _copied(x: Tensor) -> bool:
-    """Triton copies rows of this tensor asynchronously: it looks for multiples of 16 elements."""
-    return _aligned(x) and x.shape[-1] % 16 == 0 and all(s % 16 == 0 for s in x.stride()[:3])
 
 
 def _sizes(s: Shapes) -> tuple[int, ...]:

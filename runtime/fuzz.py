@@ -166,7 +166,7 @@ def run(
             if done % _FORGET_AFTER == 0:
                 _forget()
             late = seconds is not None and time.monotonic() - start > seconds
-            if late or len(failures) == _MAX_FAILURES:
+            if late or len(failures) == _MAX_FAILURES or _device_lost():
                 break
     return FuzzReport(done, time.monotonic() - start, seed, chosen, tuple(failures))
 
@@ -178,8 +178,21 @@ def failure_of(
     problem = first_problem(case, checks)
     if problem is None:
         return None
-    small, problem = shrink(case, problem, partial(first_problem, checks=checks))
+    small = case
+    if not _device_lost():
+        small, problem = shrink(case, problem, partial(first_problem, checks=checks))
     return Failure(number, case, small, problem, backend)
+
+
+def _device_lost() -> bool:
+    """After an illegal access every further call of this process fails: nothing to learn."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _chosen(backend: str) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 from maskwright.codegen.config import SHARED_KIB
 from maskwright.codegen.config import arch_number
 from maskwright.codegen.plan import ForwardPlan
-from maskwright.codegen.render import padded
 from maskwright.dsl.errors import LoweringError
 from maskwright.runtime import cache
 
@@ -129,9 +128,9 @@ def _signature(plan: ForwardPlan, module: ModuleType) -> tuple[dict[str, str], d
 def _type(name: str, plan: ForwardPlan, pointer: str) -> str:
     config, request = plan.request.config, plan.request
     if name in ("query", "key", "value") and config.loads == "descriptor":
-        size = request.value_dim if name == "value" else request.head_dim
+        size = request.value_pad if name == "value" else request.head_pad
         length = config.block_m if name == "query" else config.block_n
-        block = f"[1, 1, {length}, {padded(size)}]"
+        block = f"[1, 1, {length}, {size}]"
         return f"tensordesc<{pointer[1:]}{block}>"
     if name in ("query", "key", "value", "out"):
         return pointer

@@ -39,9 +39,23 @@ def test_unaligned_views() -> None:
     assert float((out.double() - truth).norm() / truth.norm()) < 3e-3
 
 
-def test_a_configuration_that_computes_wrongly_is_refused() -> None:
-    if torch.cuda.get_device_capability() < (9, 0):
-        pytest.skip("Hopper and newer")
-    tensors = [torch.randn(1, 2, 200, 64, device="cuda", dtype=torch.float16) for _ in range(3)]
-    with pytest.raises(mw.LoweringError, match="computes wrongly"):
-        mw.compile(k <= q).with_config(KernelConfig(64, 64, 4, 1))(*tensors)
+@pytest.mark.parametrize("value_dim", [8, 16, 24, 32, 64])
+@pytest.mark.parametrize("head_dim", [16, 32, 40, 64])
+def test_every_configuration(head_dim: int, value_dim: int) -> None:
+    """One pipeline stage and rows that cannot be copied asynchronously, with wgmma."""
+    for config in (
+        KernelConfig(64, 64, 4, 1),
+        KernelConfig(128, 64, 4, 2),
+        KernelConfig(64, 128, 4, 3),
+        KernelConfig(128, 64, 4, 2, "descriptor"),
+    ):
+        for mask in (k <= q, (q - k) % 3 != 0):
+            report = mw.check(
+                mask,
+                q_len=200,
+                head_dim=head_dim,
+                value_dim=value_dim,
+                dtype="float16",
+                config=config,
+            )
+            assert report.ok, f"{config} {report}"
