@@ -186,7 +186,7 @@ def failure_of(
 
 def _device_lost() -> bool:
     """After an illegal access every further call of this process fails: nothing to learn."""
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return False
     try:
         torch.cuda.synchronize()
