@@ -23,12 +23,13 @@ from maskwright.codegen.normal import Opaque
 from maskwright.codegen.normal import Residue
 from maskwright.codegen.normal import literal_text
 from maskwright.codegen.prove import Prover
+from maskwright.codegen.tile import Q_FIRST
+from maskwright.codegen.tile import Q_LAST
+from maskwright.codegen.tile import K
+from maskwright.codegen.tile import Q
 from maskwright.codegen.tile import TileShape
 from maskwright.dsl import nodes as n
 
-Q, K = n.Sym("q"), n.Sym("k")
-Q_FIRST, Q_LAST = n.Sym("q_first"), n.Sym("q_last")
-KV_LEN = n.Sym("kv_len")
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,13 @@ def project(clause: Clause, tile: TileShape, prover: Prover) -> Keys:
                     conds.append(node if holds else n.Not(node))
             case Residue():
                 found = _stride(literal, tile)
-                if isinstance(found, Stride):
-                    strides.append(found)
-                elif found is not None:
-                    dropped.append(found)
+                match found:
+                    case Stride():
+                        strides.append(found)
+                    case n.Node():
+                        conds.append(found)
+                    case str():
+                        dropped.append(found)
             case AtLeast():
                 if not _bound(_at_end(literal), lows, highs, conds, prover):
                     dropped.append(literal_text(literal))
@@ -209,8 +213,11 @@ def _solve_term(
 
 
 # -- residues -------------------------------------------------------------------------------------
-def _stride(literal: Residue, tile: TileShape) -> Stride | str | None:
-    """A stride of keys; None if every tile meets the residue; else why it cannot be used."""
+def _stride(literal: Residue, tile: TileShape) -> Stride | n.Node | str | None:
+    """A stride of keys, or a scalar condition on the tile; None if every tile meets the residue.
+
+    Otherwise, as text, why it cannot be used.
+    """
     form, m, width = literal.form, literal.modulus, literal.width
     reason = literal_text(literal)
     with_q, _ = form.split("q")
@@ -219,7 +226,9 @@ def _stride(literal: Residue, tile: TileShape) -> Stride | str | None:
         # A full tile holds at least block_m + block_n - 1 values of +-(q - k), or block_m of q.
         unit = all(abs(c) == 1 and t in (Q, K) for t, c in (*with_q.terms, *with_k.terms))
         spans = tile.block_m + tile.block_n - 1 if with_k.terms else tile.block_m
-        return None if unit and spans >= m else reason
+        if unit and spans >= m:
+            return None
+        return reason if with_k.terms else _meets(literal) or reason
     if len(with_k.terms) != 1 or abs(with_k.terms[0][1]) != 1:
         return reason
     ((term, c),) = with_k.terms
@@ -236,6 +245,35 @@ def _stride(literal: Residue, tile: TileShape) -> Stride | str | None:
     tokens = inner + shift.scale(size)
     period = m * size
     return Stride(simplify(to_node(_reduce(tokens, period))), period, width * size)
+
+
+def _meets(literal: Residue) -> n.Node | None:
+    """Condition that some q of the tile is in the residue class: a scalar, free of k.
+
+    Between the tile's ends a term ``t`` of q (or of a block of q) takes every value once: the
+    class is met at the first one, or after it has wrapped around to 0.
+    """
+    with_q, rest = literal.form.split("q")
+    if len(with_q.terms) != 1 or abs(with_q.terms[0][1]) != 1:
+        return None
+    ((term, c),) = with_q.terms
+    match term:
+        case n.Sym("q"):
+            pass
+        case n.Arith("//", x, n.Const(int(size))) if size > 0:
+            if linear(x).split("q")[0] != linear(Q):
+                return None
+        case _:
+            return None
+    shift = rest if c == 1 else rest.scale(-1) + (literal.width - 1)
+    first, last = (n.substitute(term, {Q: end}) for end in (Q_FIRST, Q_LAST))
+    modulus = n.Const(literal.modulus)
+    start = n.Arith("%", to_node(_reduce(linear(first) + shift, literal.modulus)), modulus)
+    span = simplify(n.Arith("-", last, first))
+    meets = n.Compare("<", start, n.Const(literal.width))
+    if span is n.Const(0):
+        return meets
+    return n.Logic("|", meets, n.Compare(">=", n.Arith("+", start, span), modulus))
 
 
 def _reduce(form: Linear, period: int) -> Linear:

@@ -29,8 +29,8 @@ class Prover:
     """Facts about one tile shape.
 
     Args:
-        tile: rows of a query tile: q_last - q_first lies in [0, block_m - 1]. With ``inside``
-            all positions lie in [0, kv_len).
+        tile: positions of the tile that stays: q_last - q_first lies in [0, block_m - 1]. With
+            ``inside`` all positions lie in [0, kv_len).
     """
 
     tile: TileShape
@@ -117,7 +117,7 @@ class Prover:
         match term:
             case n.Sym("q_last"):
                 return self._spread(("q_first", "rows_after_first"), c, total)
-            case n.Sym("kv_len") if self.tile.inside:
+            case n.Sym("kv_len") if self.tile.stays_inside:
                 parts = ("q_first", "rows_after_first", "keys_after_last")
                 return self._spread(parts, c, total) + c
             case n.Arith("//", a, n.Const(int(size))) if size > 0:
@@ -165,7 +165,9 @@ class Prover:
                 return 0, self.tile.block_m - 1
             case n.Sym("kv_len" | "q_len"):
                 return 1, None
-            case n.Sym("q_first" | "q") if self.tile.inside:
+            case n.Sym("q_first") if self.tile.stays_inside:
+                return 0, None
+            case n.Sym("q" | "q_offset") if self.tile.inside:
                 return 0, None
             case n.Sym("b" | "h" | "kv_head" | "k" | "keys_after_last"):
                 return 0, None

@@ -11,7 +11,6 @@ from maskwright.codegen.algebra import floordiv
 from maskwright.codegen.algebra import linear
 from maskwright.codegen.normal import Clauses
 from maskwright.codegen.normal import clauses
-from maskwright.codegen.project import KV_LEN
 from maskwright.codegen.project import Keys
 from maskwright.codegen.project import Stride
 from maskwright.codegen.project import project
@@ -52,8 +51,8 @@ class RangeBuilder:
 
     @property
     def end(self) -> n.Node:
-        """Number of key tiles."""
-        return ceildiv(KV_LEN, self.tile.block_n)
+        """Number of tiles to walk over."""
+        return ceildiv(self.tile.end, self.tile.block_n)
 
     def lists(self, mask: n.Node) -> Lists:
         """Ranges of a mask and of its negation."""
@@ -112,8 +111,8 @@ class RangeBuilder:
         for bound in keys.lows:
             low = self.algebra.larger(low, bound)
         if covers_tail:
-            return Range(self._tile(self.algebra.smaller(low, KV_LEN)), self.end)
-        high: n.Node = KV_LEN
+            return Range(self._tile(self.algebra.smaller(low, self.tile.end)), self.end)
+        high: n.Node = self.tile.end
         for bound in keys.highs:
             high = self.algebra.smaller(high, bound)
         first = self.algebra.smaller(self._tile(low), self.end)  # empty ranges lie inside, too
@@ -137,12 +136,12 @@ class RangeBuilder:
         """A last tile beyond kv_len holds keys that nobody attends: it must count as touched."""
         if any(_unbounded(keys) for keys in touched):
             return lists
-        tail = Range(self._tile(KV_LEN), self.end)
+        tail = Range(self._tile(self.tile.end), self.end)
         return replace(lists, touch=(*lists.touch, tail))
 
     def _guard(self, lists: Lists, mask: n.Node) -> Lists:
         """Where a sorted table is read outside, its order cannot be used: go without it there."""
-        reads = tables_inside(mask)
+        reads = tables_inside(mask, self.tile.end)
         if reads is None:
             return lists
         # Clauses that were dropped for the order's sake are back.

@@ -19,15 +19,15 @@ from maskwright.codegen.algebra import const
 from maskwright.codegen.normal import Clause
 from maskwright.codegen.normal import TooManyClausesError
 from maskwright.codegen.normal import kind_is
-from maskwright.codegen.project import KV_LEN
-from maskwright.codegen.project import Q_FIRST
-from maskwright.codegen.project import Q
 from maskwright.codegen.prove import Prover
 from maskwright.codegen.ranges import Lists
 from maskwright.codegen.ranges import RangeBuilder
 from maskwright.codegen.strides import Period
 from maskwright.codegen.strides import combine
+from maskwright.codegen.tile import Q_FIRST
+from maskwright.codegen.tile import Q
 from maskwright.codegen.tile import TileShape
+from maskwright.codegen.tile import exchanged
 from maskwright.codegen.tiles import Range
 from maskwright.codegen.tiles import TileAlgebra
 from maskwright.dsl import nodes as n
@@ -71,9 +71,11 @@ def derive(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedule:
 
     Args:
         mask: mask node.
-        tile: tile shape.
-        tail: count a last key tile that reaches beyond kv_len as partial, as a kernel must.
+        tile: tile shape; if transposed, the schedule walks over tiles of queries.
+        tail: count a last tile that reaches beyond the end as partial, as a kernel must that
+            cannot tell a key beyond kv_len from a real one.
     """
+    mask = exchanged(mask) if tile.transposed else mask
     algebra = TileAlgebra(Prover(tile))
     builder = RangeBuilder(algebra, tile, tail)
     try:
@@ -165,4 +167,4 @@ def _everything(tile: TileShape, algebra: TileAlgebra, reason: str) -> Schedule:
     return Schedule(tile, whole, (), whole, closed=False, reasons=(reason,))
 
 
-__all__ = ["KV_LEN", "Clause", "Schedule", "Segment", "derive", "derive_row"]
+__all__ = ["Clause", "Schedule", "Segment", "derive", "derive_row"]

@@ -11,9 +11,9 @@ from maskwright.codegen.normal import Clause
 from maskwright.codegen.normal import Literal
 from maskwright.codegen.normal import Opaque
 from maskwright.codegen.normal import Residue
-from maskwright.codegen.project import KV_LEN
-from maskwright.codegen.project import Q_FIRST
-from maskwright.codegen.project import Q_LAST
+from maskwright.codegen.tile import KV_LEN
+from maskwright.codegen.tile import Q_FIRST
+from maskwright.codegen.tile import Q_LAST
 from maskwright.dsl import nodes as n
 
 _LAST_KEY = sub(KV_LEN, 1)
@@ -35,15 +35,18 @@ def without_sorted(clause: Clause) -> Clause:
     return tuple(x for x in clause if not any(_sorted_reads(x)))
 
 
-def tables_inside(mask: n.Node) -> n.Node | None:
+def tables_inside(mask: n.Node, end: n.Node = KV_LEN) -> n.Node | None:
     """Condition that all reads of sorted tables lie inside them; None if there are no such reads.
 
     A read outside yields -1 and would break the order; a search counts no entry beyond kv_len.
+
+    Args:
+        end: how many positions are walked over.
     """
     checks: dict[n.Node, None] = {}
     for read in _whole_reads(mask):
         extent = n.Extent(read.table, read.table.ndim - 1)
-        for corner in _corners(read.index[-1]):
+        for corner in _corners(read.index[-1], sub(end, 1)):
             if not (isinstance(corner, n.Const) and int(corner.value) >= 0):
                 checks[n.Compare(">=", corner, n.Const(0))] = None
             checks[n.Compare("<", corner, extent)] = None
@@ -60,9 +63,9 @@ def _whole_reads(node: n.Node) -> list[n.Read]:
     return [x for x in found if len(x.index) == x.table.ndim]
 
 
-def _corners(index: n.Node) -> list[n.Node]:
-    """The index at the ends of the tile's queries and of the keys (indices are monotone)."""
-    ends = [(q, k) for q in (Q_FIRST, Q_LAST) for k in (n.Const(0), _LAST_KEY)]
+def _corners(index: n.Node, last: n.Node) -> list[n.Node]:
+    """The index at the ends of the tile and of what it walks over (indices are monotone)."""
+    ends = [(q, k) for q in (Q_FIRST, Q_LAST) for k in (n.Const(0), last)]
     found = [n.substitute(index, {n.Sym("q"): q, n.Sym("k"): k}) for q, k in ends]
     return list(dict.fromkeys(found))
 

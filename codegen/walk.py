@@ -30,12 +30,12 @@ class Call:
     values: Mapping[str, Any]
 
     def q_tiles(self, tile: TileShape) -> int:
-        """Number of query tiles."""
-        return -(-self.q_len // tile.block_m)
+        """Number of tiles that stay: of queries, or of keys if transposed."""
+        return -(-(self.kv_len if tile.transposed else self.q_len) // tile.block_m)
 
     def kv_tiles(self, tile: TileShape) -> int:
-        """Number of key tiles."""
-        return -(-self.kv_len // tile.block_n)
+        """Number of tiles that are walked over: of keys, or of queries if transposed."""
+        return -(-(self.q_len if tile.transposed else self.kv_len) // tile.block_n)
 
     @property
     def inside(self) -> bool:
@@ -43,19 +43,21 @@ class Call:
         return self.q_offset >= 0 and self.q_offset + self.q_len <= self.kv_len
 
     def env(self, tile: TileShape, q_tiles: Ints) -> dict[str, Any]:
-        """Symbols of the query tiles, as arrays that broadcast to (batch, heads, tiles)."""
+        """Symbols of the tiles that stay, as arrays that broadcast to (batch, heads, tiles)."""
+        length, start = (self.kv_len, 0) if tile.transposed else (self.q_len, self.q_offset)
         first = q_tiles * tile.block_m
-        last = np.minimum(first + tile.block_m, self.q_len) - 1
+        last = np.minimum(first + tile.block_m, length) - 1
         head = np.arange(self.heads).reshape(1, -1, 1)
         return {
             **self.values,
-            "q_first": (first + self.q_offset).reshape(1, 1, -1),
-            "q_last": (last + self.q_offset).reshape(1, 1, -1),
+            "q_first": (first + start).reshape(1, 1, -1),
+            "q_last": (last + start).reshape(1, 1, -1),
             "b": np.arange(self.batch).reshape(-1, 1, 1),
             "h": head,
             "kv_head": head // (self.heads // self.kv_heads),
             "q_len": np.int64(self.q_len),
             "kv_len": np.int64(self.kv_len),
+            "q_offset": np.int64(self.q_offset),
         }
 
 

@@ -93,6 +93,9 @@ def check_tiles(case: Case) -> None:
         for tail in (True, False):
             schedule = derive(node, tile, tail=tail)
             _check_schedule(schedule, call, dense, tail=tail)
+        tile = TileShape(*block, inside=within, transposed=True)
+        schedule = derive(node, tile, tail=False)
+        _check_schedule(schedule, call, np.swapaxes(dense, 2, 3), tail=False)
 
 
 def dense_of(case: Case) -> Bools:
