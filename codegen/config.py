@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 from typing import Literal
 from typing import TypeAlias
@@ -74,17 +75,37 @@ def padded(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-def padded_value(value_dim: int, head_dim: int, dtype: str, block_m: int) -> int:
-    """Columns of a value tile in the kernel.
+def padded_heads(head_dim: int, value_dim: int, dtype: str, rows: int) -> tuple[int, int]:
+    """Columns of the tiles of keys (and queries), and of values.
 
-    ptxas 12.8 (Triton 3.6) takes the shared-memory descriptor of values from a register that it
-    never set, if its constant part differs from the keys': value tiles narrower than a 128-byte
-    swizzle beside key tiles of another width (docs/forward-log.md). Padding makes them alike.
+    ptxas 12.8 (Triton 3.6) takes the shared-memory descriptor of one operand from a register that
+    it never set, if its constant part differs from the other's: tiles narrower than a 128-byte
+    swizzle beside tiles of another width (docs/forward-log.md). Padding makes them alike.
+
+    Args:
+        rows: of the smallest tile of a kernel.
     """
-    wide, own = padded(head_dim), padded(value_dim)
-    if dtype == "float32" or block_m < WGMMA_ROWS or own == wide:
-        return own
-    return max(own, 64)
+    pads = padded(head_dim), padded(value_dim)
+    if dtype == "float32" or rows < WGMMA_ROWS or pads[0] == pads[1]:
+        return pads
+    return max(pads[0], 64), max(pads[1], 64)
+
+
+@dataclass(frozen=True)
+class BackwardConfig:
+    """Tunable choices of the backward: one configuration a kernel.
+
+    Attributes:
+        queries: of the kernel that keeps queries and walks over keys.
+        keys: of the kernel that keeps ``block_n`` keys and walks over tiles of ``block_m`` queries.
+    """
+
+    queries: KernelConfig = KernelConfig(128, 64, 8, 2)
+    keys: KernelConfig = KernelConfig(64, 128, 8, 2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
 
 
 def default_config(
@@ -111,14 +132,47 @@ def default_config(
         config = _large_shared(width, aligned=aligned and number == 90)
     else:
         config = _portable(width, small=SHARED_KIB.get(number, 99) < 160)
-    block_m, block_n = config.block_m, config.block_n
+    block_m = config.block_m
     if q_len is not None:
         block_m = min(block_m, max(16, padded(q_len)))
+    warps = config.num_warps if block_m >= 64 else min(config.num_warps, 4)
+    return _dividing(replace(config, block_m=block_m, num_warps=warps), granule)
+
+
+def default_backward(
+    *,
+    arch: str = "sm_90",
+    dtype: str = "bfloat16",
+    head_dim: int = 128,
+    value_dim: int | None = None,
+    granule: int | None = None,
+    aligned: bool = True,
+) -> BackwardConfig:
+    """Configurations of the backward kernels; arguments as for ``default_config``."""
+    number = arch_number(arch)
+    width = max(padded(head_dim), padded(value_dim or head_dim))
+    large = number in (80, 87, 90, 100, 103)
+    loads: Loads = "descriptor" if aligned and number == 90 and dtype != "float32" else "pointer"
+    if dtype == "float32":
+        queries = keys = KernelConfig(32, 32, 4, 1)
+    elif width <= 64:
+        queries, keys = KernelConfig(128, 64, 4, 2, loads), KernelConfig(64, 128, 8, 2, loads)
+    elif width <= 128 and large:
+        queries, keys = KernelConfig(128, 64, 8, 2, loads), KernelConfig(64, 128, 8, 2, loads)
+    elif width <= 128:
+        queries, keys = KernelConfig(64, 32, 4, 1, loads), KernelConfig(32, 64, 4, 1, loads)
+    else:
+        queries, keys = KernelConfig(64, 32, 8, 1, loads), KernelConfig(32, 64, 8, 1, loads)
+    return BackwardConfig(_dividing(queries, granule), _dividing(keys, granule))
+
+
+def _dividing(config: KernelConfig, granule: int | None) -> KernelConfig:
+    """Key tiles that divide the blocks of a mask."""
+    block_n = config.block_n
     if granule is not None and granule % 16 == 0:  # else no tile divides it
         while granule % block_n:
             block_n //= 2
-    warps = config.num_warps if block_m >= 64 else min(config.num_warps, 4)
-    return KernelConfig(block_m, block_n, warps, config.num_stages, config.loads)
+    return replace(config, block_n=block_n)
 
 
 def _float32(width: int) -> KernelConfig:

@@ -1,7 +1,7 @@
 """Expressions to Triton text, each part at the outermost loop level where it can be computed.
 
-Levels: ``program`` (scalars), ``row`` (a column of queries, before the loops) and ``tile`` (inside
-a loop). A part of an outer level that an inner one uses becomes a variable of its level.
+Levels: ``program`` (scalars), ``row`` (a column of the positions that stay, before the loops) and
+``tile`` (inside a loop). A part of an outer level that an inner one uses becomes a variable of its level.
 """
 
 from __future__ import annotations
@@ -134,15 +134,29 @@ class Emitter:
         prover: facts that make a plain ``//`` a floor division.
         search_steps: searches are emitted (in the bounds kernel; elsewhere they are loaded).
         names: text of nodes that the surrounding code already provides.
+        walked: the position that changes inside a loop; ``q`` if keys stay.
     """
 
     prover: Prover
     search_steps: bool = False
     names: dict[n.Node, str] = field(default_factory=dict)
+    walked: str = "k"
     lines: tuple[list[str], list[str], list[str]] = field(default_factory=lambda: ([], [], []))
     helpers: set[str] = field(default_factory=set)
     uses: Counter[n.Node] = field(default_factory=Counter)
     serial: int = 0
+
+    @property
+    def tile(self) -> str:
+        """Name of the tile that a loop is at."""
+        return "tile_n" if self.walked == "k" else "tile_m"
+
+    def level_of(self, node: n.Node) -> int:
+        """The outermost level at which a node can be computed."""
+        found = n.symbols(node)
+        if found & {self.walked, n.SCORE}:
+            return TILE
+        return ROW if found & {"q", "k"} else PROGRAM
 
     def count_uses(self, roots: Iterable[n.Node]) -> None:
         """Parts used more than once become variables: call before emitting the roots."""
@@ -165,7 +179,7 @@ class Emitter:
         if isinstance(node, n.Const):
             return self._text(node)
         text = _bare(self._text(node))
-        self.lines[level_of(node)].append(f"{hint} = {text}")
+        self.lines[self.level_of(node)].append(f"{hint} = {text}")
         self.names[node] = hint
         return hint
 
@@ -175,7 +189,7 @@ class Emitter:
             return self.names[node]
         if isinstance(node, (n.Const, n.Sym, n.Param, n.Extent)):
             return self._text(node)
-        own = level_of(node)
+        own = self.level_of(node)
         if own < at or self.uses[node] > 1:
             return self.named(node, self._fresh(node, own))
         return self._text(node)
@@ -189,7 +203,7 @@ class Emitter:
 
     # -- one node -------------------------------------------------------------------------------
     def _text(self, node: n.Node) -> str:
-        at = level_of(node)
+        at = self.level_of(node)
         match node:
             case n.Const(value):
                 return repr(value) if not isinstance(value, float) else f"({value!r})"
@@ -251,14 +265,15 @@ class Emitter:
         return f"{helper}({x}, {y})"
 
     def _compare(self, op: str, a: n.Node, b: n.Node, at: int) -> str:
-        """Keys on the left, queries and scalars on the right: one comparison an element."""
+        """What is walked over on the left, the rest on the right: one comparison an element."""
         if n.dtype_of(a) == n.dtype_of(b) == "int" and at == TILE:
-            with_k, rest = linear(n.Arith("-", a, b)).split("k")
-            separable = with_k.terms and not any("q" in n.symbols(t) for t, _ in with_k.terms)
-            if separable and "q" in n.symbols(n.Compare("<", a, b)):
-                if with_k.terms[0][1] < 0:
-                    with_k, rest, op = with_k.scale(-1), rest.scale(-1), _FLIP[op]
-                a, b = to_node(with_k), to_node(rest.scale(-1))
+            stays = "q" if self.walked == "k" else "k"
+            moves, rest = linear(n.Arith("-", a, b)).split(self.walked)
+            separable = moves.terms and not any(stays in n.symbols(t) for t, _ in moves.terms)
+            if separable and stays in n.symbols(n.Compare("<", a, b)):
+                if moves.terms[0][1] < 0:
+                    moves, rest, op = moves.scale(-1), rest.scale(-1), _FLIP[op]
+                a, b = to_node(moves), to_node(rest.scale(-1))
         return f"({self.emit(a, at)} {op} {self.emit(b, at)})"
 
     def _call(self, name: str, x: str) -> str:
@@ -269,11 +284,11 @@ class Emitter:
         return f"{name}({x})"
 
     def _read(self, table: n.Table, index: tuple[n.Node, ...], at: int) -> str:
-        pointer, inside = self._address(table, index, at)
+        pointer, inside = self.address(table, index, at)
         text = f"tl.load({pointer}, mask={inside}, other={_OUTSIDE[table.dtype]})"
         return f"({text} != 0)" if table.dtype == "bool" else text
 
-    def _address(self, table: n.Table, index: tuple[n.Node, ...], at: int) -> tuple[str, str]:
+    def address(self, table: n.Table, index: tuple[n.Node, ...], at: int) -> tuple[str, str]:
         """(pointer, condition that it lies inside the tensor)."""
         name = safe_name(table.name)
         offsets, checks = [name], []
@@ -304,7 +319,7 @@ class Emitter:
         self.helpers.add("count_below")
         name, axis = safe_name(table.name), table.ndim - 1
         if prefix:
-            pointer, inside = self._address(table, prefix, PROGRAM)
+            pointer, inside = self.address(table, prefix, PROGRAM)
         else:
             pointer, inside = name, "True"
         length = f"tl.minimum({name}_size{axis}, kv_len)"
@@ -331,11 +346,3 @@ def _bare(text: str) -> str:
         if depth == 0:
             return text[1:-1] if i == len(text) - 1 else text
     return text
-
-
-def level_of(node: n.Node) -> int:
-    """The outermost level at which a node can be computed."""
-    found = n.symbols(node)
-    if found & {"k", n.SCORE}:
-        return TILE
-    return ROW if "q" in found else PROGRAM

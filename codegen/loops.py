@@ -24,9 +24,10 @@ class Loop:
     """One ``for`` of a kernel.
 
     Attributes:
-        index: the loop variable; ``tile_n`` itself where no mapping is needed.
+        index: the loop variable; the tile (``tile_n``, or ``tile_m`` if keys stay) itself where
+            no mapping is needed.
         bounds: arguments of ``tl.range``.
-        body: lines that compute ``tile_n`` from the index.
+        body: lines that compute the tile from the index.
     """
 
     index: str
@@ -58,9 +59,9 @@ def emit_loop(name: str, segments: tuple[Segment, ...], emitter: Emitter) -> Loo
         step = "step" if total == "0" else f"(step - {total})"
         text = tile.format(step=step)
         if i == 0:
-            body.append(f"tile_n = {text}")
+            body.append(f"{emitter.tile} = {text}")
         else:
-            body.append(f"tile_n = tl.where(step >= {total}, {text}, tile_n)")
+            body.append(f"{emitter.tile} = tl.where(step >= {total}, {text}, {emitter.tile})")
         last = i == len(segments) - 1
         end = f"{name}_count" if last else f"{label}_end"
         lines.append(f"{end} = {count}" if total == "0" else f"{end} = {total} + {count}")
@@ -75,9 +76,9 @@ def _simple(segment: Segment) -> bool:
 def _plain(name: str, segment: Segment, emitter: Emitter) -> Loop:
     if segment.period is None:
         lo = emitter.named(segment.lo, f"{name}_lo")
-        return Loop("tile_n", f"{lo}, {emitter.named(segment.hi, f'{name}_hi')}")
+        return Loop(emitter.tile, f"{lo}, {emitter.named(segment.hi, f'{name}_hi')}")
     first, hi = _strided_start(name, segment, emitter)
-    return Loop("tile_n", f"{first}, {hi}, {segment.period.period}")
+    return Loop(emitter.tile, f"{first}, {hi}, {segment.period.period}")
 
 
 def _strided_start(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from functools import lru_cache
+from typing import Generic
+from typing import TypeVar
 
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.config import default_config
@@ -14,49 +16,69 @@ from maskwright.codegen.describe import SOURCE_FORMAT
 from maskwright.codegen.describe import brief
 from maskwright.codegen.describe import schedule_lines
 from maskwright.codegen.granule import granule
-from maskwright.codegen.plan import ForwardPlan
 from maskwright.codegen.plan import Request
+from maskwright.codegen.plan import WalkPlan
 from maskwright.codegen.plan import plan_forward
+from maskwright.codegen.plan_backward import BackwardPlan
+from maskwright.codegen.plan_backward import BackwardRequest
+from maskwright.codegen.plan_backward import plan_backward
+from maskwright.codegen.render import render_backward
 from maskwright.codegen.render import render_forward
+from maskwright.codegen.schedule import Schedule
 from maskwright.dsl import nodes as n
 from maskwright.dsl.text import to_text
 
+Plan = TypeVar("Plan", WalkPlan, BackwardPlan)
+
 
 @dataclass(frozen=True)
-class Compiled:
+class Compiled(Generic[Plan]):
     """All stages of one compilation."""
 
-    request: Request
-    plan: ForwardPlan
+    plan: Plan
     source: str
 
     @cached_property
     def name(self) -> str:
         """Readable, unique name: mask, dtype, head size, op and a hash of the source."""
+        request = self.plan.request
         return "_".join(
             [
-                slug(self.request.mask),
-                {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}[self.request.dtype],
-                f"d{self.request.head_dim}",
-                "fwd",
+                slug(request.mask),
+                {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}[request.dtype],
+                f"d{request.head_dim}",
+                "fwd" if isinstance(self.plan, WalkPlan) else "bwd",
                 n.digest(f"{SOURCE_FORMAT}\n{self.source}"),
             ]
         )
 
 
 @lru_cache(maxsize=1024)
-def compile_forward(request: Request, debug: frozenset[str] = frozenset()) -> Compiled:
+def compile_forward(request: Request, debug: frozenset[str] = frozenset()) -> Compiled[WalkPlan]:
     """Mask node to source text. Pure: no GPU, no torch, no files."""
     plan = plan_forward(request)
     source = render_forward(plan)
-    _dump(debug, request, plan, source)
-    return Compiled(request, plan, source)
+    _dump(debug, request.mask, (plan.schedule,), plan, source)
+    return Compiled(plan, source)
 
 
-def _dump(debug: frozenset[str], request: Request, plan: ForwardPlan, source: str) -> None:
+@lru_cache(maxsize=1024)
+def compile_backward(
+    request: BackwardRequest, debug: frozenset[str] = frozenset()
+) -> Compiled[BackwardPlan]:
+    """Mask node to the source text of its gradients."""
+    plan = plan_backward(request)
+    source = render_backward(plan)
+    _dump(debug, request.mask, (plan.queries.schedule, plan.keys.schedule), plan, source)
+    return Compiled(plan, source)
+
+
+def _dump(
+    debug: frozenset[str], mask: n.Node, schedules: tuple[Schedule, ...], plan: object, source: str
+) -> None:
     stages: dict[str, Callable[[], str]] = {
-        "mask": lambda: brief(request.mask),
-        "schedule": lambda: "\n".join(schedule_lines(plan.schedule)),
+        "mask": lambda: brief(mask),
+        "schedule": lambda: "\n".join(line for s in schedules for line in schedule_lines(s)),
         "plan": lambda: repr(plan),
         "source": lambda: source,
     }

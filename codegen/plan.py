@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from maskwright.codegen.algebra import linear
 from maskwright.codegen.config import KernelConfig
-from maskwright.codegen.config import padded
-from maskwright.codegen.config import padded_value
+from maskwright.codegen.config import padded_heads
 from maskwright.codegen.emit import PROGRAM
 from maskwright.codegen.emit import ROW
 from maskwright.codegen.emit import TILE
@@ -27,6 +26,10 @@ from maskwright.codegen.prove import Prover
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
 from maskwright.codegen.schedule import derive
+from maskwright.codegen.score import TableGradient
+from maskwright.codegen.score import plan_score
+from maskwright.codegen.tile import Q_FIRST
+from maskwright.codegen.tile import Q_LAST
 from maskwright.codegen.tile import TileShape
 from maskwright.dsl import nodes as n
 from maskwright.dsl.text import to_text
@@ -57,18 +60,18 @@ class Request:
 
     @property
     def tile(self) -> TileShape:
-        """Tile shape of the schedule."""
+        """Tile shape of the schedule: queries stay."""
         return TileShape(self.config.block_m, self.config.block_n, self.inside)
 
     @property
-    def head_pad(self) -> int:
-        """Columns of a query or key tile."""
-        return padded(self.head_dim)
+    def transposed_tile(self) -> TileShape:
+        """Tile shape of the transposed schedule: keys stay."""
+        return TileShape(self.config.block_n, self.config.block_m, self.inside, transposed=True)
 
     @property
-    def value_pad(self) -> int:
-        """Columns of a value tile."""
-        return padded_value(self.value_dim, self.head_dim, self.dtype, self.config.block_m)
+    def pads(self) -> tuple[int, int]:
+        """Columns of a query or key tile, and of a value tile."""
+        return padded_heads(self.head_dim, self.value_dim, self.dtype, self.config.block_m)
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ class ListPlan:
 
 
 @dataclass(frozen=True)
-class ForwardPlan:
-    """The forward kernel.
+class WalkPlan:
+    """A kernel that walks the tiles of a schedule: forward, or one of the two of the backward.
 
     Attributes:
         setup: scalar lines before the loops (bounds of the segments, per-head parts).
@@ -113,6 +116,8 @@ class ForwardPlan:
         partial, full: the loops; None where the schedule has no such tiles.
         tile_lines: lines inside the partial loop before ``keep``, the predicate.
         score_lines, score: likewise for the score expression, in both loops.
+        slope: derivative of the score expression by ``s``; empty where it is 1.
+        table_gradients: derivatives by the reads of float tables.
     """
 
     request: Request
@@ -126,15 +131,37 @@ class ForwardPlan:
     keep: str
     score_lines: tuple[str, ...]
     score: str
+    slope: str
+    table_gradients: tuple[TableGradient, ...]
     bounds: BoundsPlan | None
     tile_list: ListPlan | None
     helpers: frozenset[str]
 
+    @property
+    def transposed(self) -> bool:
+        """Keys stay, queries are walked over."""
+        return self.schedule.tile.transposed
 
-def plan_forward(request: Request) -> ForwardPlan:
+    @property
+    def prepares(self) -> bool:
+        """Work on the device precedes the kernel."""
+        return self.bounds is not None or self.tile_list is not None
+
+
+def plan_forward(request: Request) -> WalkPlan:
     """Decide the forward kernel for a request."""
-    schedule = derive(request.mask, request.tile)
-    emitter = Emitter(Prover(request.tile))
+    return plan_walk(request, request.tile)
+
+
+def plan_walk(request: Request, tile: TileShape, *, gradients: bool = False) -> WalkPlan:
+    """Decide a kernel whose programs each keep one tile and walk over others.
+
+    Args:
+        tile: shape of the tiles; transposed if keys stay.
+        gradients: derivatives of the score are needed, too.
+    """
+    schedule = derive(request.mask, tile)
+    emitter = _emitter(tile)
     shown = schedule.partial + schedule.full if schedule.closed else schedule.visit
     searches = searches_of(shown)
     _name_searches(emitter, searches)
@@ -147,13 +174,13 @@ def plan_forward(request: Request) -> ForwardPlan:
         partial, full = _listed(emitter)
     keep = "" if partial is None else _keep(emitter, request.mask)
     tile_lines = tuple(emitter.lines[TILE])
-    score_lines, score = _score(emitter, request.score)
-    bounds = _plan_bounds(request, searches)
+    score = plan_score(emitter, request.score, gradients=gradients)
+    bounds = _plan_bounds(request, tile, searches)
     tile_list = None if schedule.closed else _plan_list(request, schedule, searches)
     helpers = set(emitter.helpers)
     for part in (bounds, tile_list):
         helpers |= part[1] if part else set()
-    return ForwardPlan(
+    return WalkPlan(
         request=request,
         schedule=schedule,
         bindings=bindings_of(request),
@@ -163,12 +190,23 @@ def plan_forward(request: Request) -> ForwardPlan:
         full=full,
         tile_lines=tile_lines,
         keep=keep,
-        score_lines=score_lines,
-        score=score,
+        score_lines=score.lines,
+        score=score.text,
+        slope=score.slope,
+        table_gradients=score.table_gradients,
         bounds=bounds[0] if bounds else None,
         tile_list=tile_list[0] if tile_list else None,
         helpers=frozenset(helpers),
     )
+
+
+def _emitter(tile: TileShape, *, search_steps: bool = False) -> Emitter:
+    """An emitter for a kernel in which queries stay, or keys."""
+    emitter = Emitter(Prover(tile), search_steps=search_steps)
+    if tile.transposed:
+        emitter.walked = "q"
+        emitter.names |= {Q_FIRST: "k_first", Q_LAST: "k_last"}
+    return emitter
 
 
 def bindings_of(request: Request) -> tuple[Binding, ...]:
@@ -188,10 +226,14 @@ def bindings_of(request: Request) -> tuple[Binding, ...]:
 
 def _keep(emitter: Emitter, mask: n.Node) -> str:
     """Predicate of a partial tile, with the end of the keys where the mask does not imply it."""
+    transposed = emitter.prover.tile.transposed
     if mask is n.Const(value=True):
-        return "k < kv_len"
+        return "row[None, :] < q_len" if transposed else "k < kv_len"
     text = emitter.emit(mask, TILE)
-    return text if _ends_with_queries(mask, emitter.prover) else f"{text} & (k < kv_len)"
+    # Rows of queries beyond the end have no weight; keys there are not stored.
+    if transposed or _ends_with_queries(mask, emitter.prover):
+        return text
+    return f"{text} & (k < kv_len)"
 
 
 def _ends_with_queries(mask: n.Node, prover: Prover) -> bool:
@@ -202,18 +244,6 @@ def _ends_with_queries(mask: n.Node, prover: Prover) -> bool:
     except TooManyClausesError:
         return False
     return prover.tile.inside and all(implied(clause, causal) for clause in found)
-
-
-def _score(emitter: Emitter, score: n.Node | None) -> tuple[tuple[str, ...], str]:
-    if score is None:
-        return (), ""
-    del emitter.lines[TILE][:]
-    # Variables of the predicate's tile level do not exist in the full loop.
-    for node in [x for x in emitter.names if n.symbols(x) & {"k", n.SCORE}]:
-        del emitter.names[node]
-    emitter.count_uses([score])
-    text = emitter.emit(score, TILE)
-    return tuple(emitter.lines[TILE]), text
 
 
 def searches_of(segments: tuple[Segment, ...]) -> tuple[n.Search, ...]:
@@ -232,11 +262,11 @@ def _per_head(nodes: tuple[n.Node, ...]) -> bool:
 
 
 def _plan_bounds(
-    request: Request, searches: tuple[n.Search, ...]
+    request: Request, tile: TileShape, searches: tuple[n.Search, ...]
 ) -> tuple[BoundsPlan, set[str]] | None:
     if not searches:
         return None
-    emitter = Emitter(Prover(request.tile), search_steps=True)
+    emitter = _emitter(tile, search_steps=True)
     emitter.count_uses(searches)
     values = tuple(emitter.emit(s, PROGRAM) for s in searches)
     plan = BoundsPlan(tuple(emitter.lines[PROGRAM]), values, _per_head(searches))
@@ -246,7 +276,7 @@ def _plan_bounds(
 def _plan_list(
     request: Request, schedule: Schedule, searches: tuple[n.Search, ...]
 ) -> tuple[ListPlan, set[str]]:
-    emitter = Emitter(Prover(request.tile))
+    emitter = _emitter(schedule.tile)
     _name_searches(emitter, searches)
     emitter.count_uses([*roots(schedule.visit), request.mask])
     loop = emit_loop("visit", schedule.visit, emitter)
@@ -271,5 +301,5 @@ def _listed(emitter: Emitter) -> tuple[Loop, Loop]:
             "list_full = list_start + tl.load(list_partial + list_row)",
         ]
     )
-    body = ("tile_n = tl.load(tile_list + step)",)
+    body = (f"{emitter.tile} = tl.load(tile_list + step)",)
     return Loop("step", "list_start, list_full", body), Loop("step", "list_full, list_end", body)

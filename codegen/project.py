@@ -31,7 +31,6 @@ from maskwright.codegen.tile import TileShape
 from maskwright.dsl import nodes as n
 
 
-
 @dataclass(frozen=True)
 class Stride:
     """Keys with ``(k + shift) mod period < width``."""

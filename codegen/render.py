@@ -8,8 +8,11 @@ from types import SimpleNamespace
 
 import jinja2
 
+from maskwright.codegen.describe import backward_header
 from maskwright.codegen.describe import header
-from maskwright.codegen.plan import ForwardPlan
+from maskwright.codegen.plan import Request
+from maskwright.codegen.plan import WalkPlan
+from maskwright.codegen.plan_backward import BackwardPlan
 
 _TEMPLATES = Path(__file__).parent / "templates" / "triton"
 
@@ -24,46 +27,67 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701  (the output is Python, not HTML)
     )
-    environment.globals["key_mask"] = _key_mask
+    environment.globals["tile_mask"] = _tile_mask
     return environment
 
 
-def _key_mask(edge: bool, padded: bool, limit: str) -> str:
-    """Mask arguments of a key or value load: rows beyond kv_len, columns beyond the head."""
-    parts = ["(start_n + lane[:, None] < kv_len)"] if edge else []
-    dims = "dims" if limit == "HEAD_DIM" else "value_dims"
-    parts += [f"({dims}[None, :] < {limit})"] if padded else []
+def _tile_mask(start: str, lane: str, limit: str, dims: str, size: str) -> str:
+    """Mask arguments of a load: rows beyond ``limit``, columns beyond ``size``, where given."""
+    parts = [f"({start} + {lane}[:, None] < {limit})"] if limit else []
+    parts += [f"({dims}[None, :] < {size})"] if size else []
     return f", mask={' & '.join(parts)}, other=0.0" if parts else ""
 
 
-def render_forward(plan: ForwardPlan) -> str:
+def render_forward(plan: WalkPlan) -> str:
     """Source of a complete module: kernels, ``prepare`` and ``forward``."""
     request = plan.request
-    descriptors = request.config.loads == "descriptor"
-    imports = ["import torch", "import triton", "import triton.language as tl"]
-    if descriptors:
-        imports.append("from triton.tools.tensor_descriptor import TensorDescriptor")
-    dims = SimpleNamespace(
+    return _render(
+        "forward.py.jinja",
+        p=plan,
+        c=request.config,
+        d=_dimensions(request, request.pads),
+        header=header(plan),
+        imports=_imports(request),
+        helpers=plan.helpers,
+        bm="BLOCK_M",
+        bn="BLOCK_N",
+        prefix="",
+    )
+
+
+def render_backward(plan: BackwardPlan) -> str:
+    """Source of a complete module: kernels, ``prepare`` and ``backward``."""
+    request = plan.queries.request
+    return _render(
+        "backward.py.jinja",
+        plan=plan,
+        d=_dimensions(request, plan.pads),
+        header=backward_header(plan),
+        imports=_imports(request),
+        helpers=plan.queries.helpers | plan.keys.helpers,
+    )
+
+
+def _render(template: str, **context: object) -> str:
+    return tidy(_environment().get_template(template).render(**context))
+
+
+def _imports(request: Request) -> str:
+    lines = ["import torch", "import triton", "import triton.language as tl"]
+    if request.config.loads == "descriptor":
+        lines.append("from triton.tools.tensor_descriptor import TensorDescriptor")
+    return "\n".join(lines) + "\n"
+
+
+def _dimensions(request: Request, pads: tuple[int, int]) -> SimpleNamespace:
+    return SimpleNamespace(
         head_dim=request.head_dim,
-        head_pad=request.head_pad,
+        head_pad=pads[0],
         value_dim=request.value_dim,
-        value_pad=request.value_pad,
-        descriptors=descriptors,
+        value_pad=pads[1],
+        descriptors=request.config.loads == "descriptor",
         precision=', input_precision="ieee"' if request.dtype == "float32" else "",
     )
-    text = (
-        _environment()
-        .get_template("forward.py.jinja")
-        .render(
-            p=plan,
-            c=request.config,
-            d=dims,
-            header=header(plan),
-            imports="\n".join(imports) + "\n",
-            helpers=plan.helpers,
-        )
-    )
-    return tidy(text)
 
 
 def tidy(text: str) -> str:

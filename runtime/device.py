@@ -36,3 +36,9 @@ def announce(expression: object, reasons: tuple[str, ...]) -> None:
         MaskwrightWarning,
         stacklevel=2,
     )
+
+
+def aligned(x: torch.Tensor) -> bool:
+    """The bulk copy engine takes this tensor: 16-byte base and strides, nothing broadcast."""
+    strides = [s * x.element_size() for s in x.stride()[:3]]
+    return x.data_ptr() % 16 == 0 and all(s > 0 and s % 16 == 0 for s in strides)

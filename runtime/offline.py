@@ -15,7 +15,7 @@ from typing import Any
 
 from maskwright.codegen.config import SHARED_KIB
 from maskwright.codegen.config import arch_number
-from maskwright.codegen.plan import ForwardPlan
+from maskwright.codegen.plan import WalkPlan
 from maskwright.dsl.errors import LoweringError
 from maskwright.runtime import cache
 
@@ -62,7 +62,7 @@ class BuildReport:
         )
 
 
-def build(plan: ForwardPlan, source: str, name: str, arch: str) -> BuildReport:
+def build(plan: WalkPlan, source: str, name: str, arch: str) -> BuildReport:
     """Compile the forward kernel of a plan for ``arch``.
 
     Raises:
@@ -111,7 +111,7 @@ def _load(path: Path, name: str) -> ModuleType:
     return module
 
 
-def _signature(plan: ForwardPlan, module: ModuleType) -> tuple[dict[str, str], dict[Any, Any]]:
+def _signature(plan: WalkPlan, module: ModuleType) -> tuple[dict[str, str], dict[Any, Any]]:
     """Argument types of the forward kernel, with the alignment a real call has."""
     request = plan.request
     pointer = _POINTERS[request.dtype]
@@ -125,10 +125,10 @@ def _signature(plan: ForwardPlan, module: ModuleType) -> tuple[dict[str, str], d
     return types, attrs
 
 
-def _type(name: str, plan: ForwardPlan, pointer: str) -> str:
+def _type(name: str, plan: WalkPlan, pointer: str) -> str:
     config, request = plan.request.config, plan.request
     if name in ("query", "key", "value") and config.loads == "descriptor":
-        size = request.value_pad if name == "value" else request.head_pad
+        size = request.pads[name == "value"]
         length = config.block_m if name == "query" else config.block_n
         block = f"[1, 1, {length}, {size}]"
         return f"tensordesc<{pointer[1:]}{block}>"

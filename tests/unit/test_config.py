@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from maskwright.codegen.config import default_config
-from maskwright.codegen.config import padded_value
+from maskwright.codegen.config import padded_heads
 from maskwright.dsl.errors import LoweringError
 
 
@@ -18,11 +18,12 @@ def test_descriptors_only_where_they_work(arch: str, aligned: bool) -> None:
 
 def test_narrow_values_are_padded_beside_wider_keys() -> None:
     """What ptxas 12.8 gets wrong (docs/forward-log.md)."""
-    assert padded_value(24, 40, "bfloat16", 64) == 64
-    assert padded_value(96, 40, "bfloat16", 64) == 128
-    assert padded_value(32, 32, "float16", 128) == 32  # like the keys
-    assert padded_value(24, 40, "bfloat16", 32) == 32  # no asynchronous matrix instructions
-    assert padded_value(24, 40, "float32", 64) == 32
+    assert padded_heads(40, 24, "bfloat16", 64) == (64, 64)
+    assert padded_heads(16, 64, "bfloat16", 64) == (64, 64)
+    assert padded_heads(40, 96, "bfloat16", 64) == (64, 128)
+    assert padded_heads(32, 32, "float16", 128) == (32, 32)  # alike
+    assert padded_heads(40, 24, "bfloat16", 32) == (64, 32)  # no asynchronous matrix instructions
+    assert padded_heads(40, 24, "float32", 64) == (64, 32)
 
 
 def test_key_tiles_divide_the_blocks_of_a_mask() -> None:

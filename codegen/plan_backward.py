@@ -1,0 +1,86 @@
+"""The plan of the backward: two walks, one that keeps queries and one that keeps keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import replace
+
+from maskwright.codegen.config import WGMMA_ROWS
+from maskwright.codegen.config import BackwardConfig
+from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.config import padded_heads
+from maskwright.codegen.plan import Binding
+from maskwright.codegen.plan import Request
+from maskwright.codegen.plan import WalkPlan
+from maskwright.codegen.plan import plan_walk
+from maskwright.dsl import nodes as n
+
+
+@dataclass(frozen=True)
+class BackwardRequest:
+    """What backward kernels are generated for; see ``Request``."""
+
+    mask: n.Node
+    score: n.Node | None
+    dtype: str
+    head_dim: int
+    value_dim: int
+    inside: bool
+    config: BackwardConfig
+
+    def of(self, config: KernelConfig) -> Request:
+        """The request of one kernel. Sinks are in the LSE already."""
+        return Request(
+            self.mask,
+            self.score,
+            self.dtype,
+            self.head_dim,
+            self.value_dim,
+            self.inside,
+            False,
+            config,
+        )
+
+
+@dataclass(frozen=True)
+class BackwardPlan:
+    """The backward kernels.
+
+    Attributes:
+        queries: keeps queries, walks over keys: gradient of queries and of float tables.
+        keys: keeps keys, walks over queries: gradients of keys and values.
+        pads: columns of key tiles and of value tiles.
+    """
+
+    request: BackwardRequest
+    queries: WalkPlan
+    keys: WalkPlan
+    pads: tuple[int, int]
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """Runtime values, the same for all kernels."""
+        return self.queries.bindings
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Kernel names of the float tables that get a gradient."""
+        return tuple(dict.fromkeys(x.table for x in self.queries.table_gradients))
+
+    @property
+    def prepares(self) -> bool:
+        """Work on the device precedes the kernels."""
+        lists = any(x.sorted_list for x in self.bindings)
+        return lists or self.queries.prepares or self.keys.prepares
+
+
+def plan_backward(request: BackwardRequest) -> BackwardPlan:
+    """Decide the backward kernels for a request."""
+    queries, keys = request.of(request.config.queries), request.of(request.config.keys)
+    walk = plan_walk(keys, keys.transposed_tile, gradients=True)
+    return BackwardPlan(
+        request,
+        plan_walk(queries, queries.tile, gradients=True),
+        replace(walk, table_gradients=()),  # one of the two kernels adds them
+        padded_heads(request.head_dim, request.value_dim, request.dtype, WGMMA_ROWS),
+    )

@@ -1,0 +1,204 @@
+"""The backward kernels of a call: chosen, loaded, launched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field
+from functools import lru_cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from maskwright.codegen.config import BackwardConfig
+from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.config import default_backward
+from maskwright.codegen.granule import granule
+from maskwright.codegen.pipeline import Compiled
+from maskwright.codegen.pipeline import compile_backward
+from maskwright.codegen.plan_backward import BackwardPlan
+from maskwright.codegen.plan_backward import BackwardRequest
+from maskwright.dsl import nodes as n
+from maskwright.runtime import build
+from maskwright.runtime import device
+from maskwright.runtime import settings
+from maskwright.runtime.bind import DTYPES
+from maskwright.runtime.bind import Binder
+from maskwright.runtime.bind import check_tensors
+from maskwright.runtime.interpret import interpreter
+
+if TYPE_CHECKING:
+    from maskwright.runtime.api import Attention
+
+Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | None, dict[str, Tensor]]
+_MOST_KERNELS = 4096  # kinds of calls remembered
+
+
+@dataclass
+class BackwardKernel:
+    """Backward kernels for one kind of call; see ``launch.Kernel``."""
+
+    compiled: Compiled[BackwardPlan]
+    module: ModuleType
+    interpreted: bool
+    handles: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, *tensors: Tensor, **options: Any) -> Any:
+        """(grad_query, grad_key, grad_value, delta, gradients of tables)."""
+        if self.interpreted:
+            with interpreter():
+                return self.module.backward(*tensors, **options)
+        with torch.cuda.device(tensors[0].device):
+            return self._launch(tensors, options)
+
+    def _launch(self, tensors: tuple[Tensor, ...], options: dict[str, Any]) -> Any:
+        module = self.module
+        launches, gradients = module.arguments(*tensors, **options)
+        for name, grid, found in launches:
+            if name in self.handles:
+                self.handles[name][grid](*found)
+            else:
+                kernel = getattr(module, name)
+                self.handles[name] = kernel[grid](*found, **module.OPTIONS[name])
+        return gradients
+
+
+def backward(
+    found: Attention,
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    sinks: Tensor | None,
+    values: dict[str, Any],
+    q_offset: int,
+    scale: float,
+    interpreted: bool,
+) -> Gradients:
+    """Gradients of query, key, value, sinks and float tables of one call.
+
+    With ``P = exp(scores - lse)`` and ``delta = sum(out * grad_out) - grad_lse`` of each row:
+    ``dV = P^T dO``, ``dS = P * (dO V^T - delta)``, ``dQ = scale dS K``, ``dK = scale dS^T Q``; a
+    sink gets ``-sum(exp(sink - lse) * delta)``. A row without keys contributes 0.
+
+    Args:
+        out, lse: results of the forward.
+        values: runtime values as ``Binder.bind`` returns them.
+    """
+    shapes = check_tensors(query, key, value, q_offset)
+    tables = {t.name: values[t.name] for t in _float_tables(found)}
+    if 0 in (shapes.batch, shapes.q_len, shapes.kv_len):
+        return _zeros(query, key, value, sinks, tables)
+    nodes = (found.mask, found.score)
+    inside = shapes.positions_inside and _binder(nodes).sorted_inside(values, shapes.kv_len)
+    query, key, value, out, grad_out = (_plain(x) for x in (query, key, value, out, grad_out))
+    values = values | {name: x.contiguous() for name, x in tables.items()}
+    kernel = _ready(nodes, (query, key, value, grad_out), shapes, inside, interpreted)
+    names = {x.name: x.text for x in kernel.compiled.plan.bindings}
+    grad_query, grad_key, grad_value, delta, of_tables = kernel.run(
+        *(query, key, value, out, lse.contiguous(), grad_out),
+        grad_lse=None if grad_lse is None else grad_lse.float().contiguous(),
+        scale=scale,
+        q_offset=q_offset,
+        **{names[name]: x for name, x in values.items()},
+    )
+    grad_sinks = None
+    if sinks is not None:
+        share = torch.exp(sinks.float()[None, :, None] - lse)
+        grad_sinks = -(share * delta).sum((0, 2)).to(sinks.dtype)
+    return (
+        grad_query,
+        grad_key,
+        grad_value,
+        grad_sinks,
+        {name: of_tables[names[name]] for name in tables if names[name] in of_tables},
+    )
+
+
+@lru_cache(maxsize=1024)
+def _binder(nodes: tuple[n.Node, n.Node | None]) -> Binder:
+    return Binder.of(tuple(x for x in nodes if x is not None))
+
+
+def _float_tables(found: Attention) -> list[n.Table]:
+    return [t for t in n.tables(found.score) if t.dtype == "float"] if found.score else []
+
+
+def _zeros(
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, tables: dict[str, Tensor]
+) -> Gradients:
+    """Gradients of a call without any query or key."""
+    plain = (torch.zeros_like(x) for x in (query, key, value))
+    of_sinks = None if sinks is None else torch.zeros_like(sinks)
+    return (*plain, of_sinks, {name: torch.zeros_like(x) for name, x in tables.items()})
+
+
+def _plain(x: Tensor) -> Tensor:
+    """A tensor that kernels can read: unit stride in the last dimension, nothing broadcast."""
+    return x if x.stride(-1) == 1 and 0 not in x.stride() else x.contiguous()
+
+
+def _ready(
+    nodes: tuple[n.Node, n.Node | None],
+    tensors: tuple[Tensor, ...],
+    shapes: Any,
+    inside: bool,
+    interpreted: bool,
+) -> BackwardKernel:
+    """The kernels for this kind of call: one look-up once they have been made."""
+    kind = tuple((x.dtype, x.stride(), x.data_ptr() % 16) for x in tensors)
+    key = (nodes, kind, shapes, tensors[0].device, inside, interpreted)
+    if key not in _kernels:
+        if len(_kernels) >= _MOST_KERNELS:
+            _kernels.clear()
+        _kernels[key] = _made(nodes, tensors, shapes, inside, interpreted)
+    return _kernels[key]
+
+
+_kernels: dict[Any, BackwardKernel] = {}
+
+
+def _made(
+    nodes: tuple[n.Node, n.Node | None],
+    tensors: tuple[Tensor, ...],
+    shapes: Any,
+    inside: bool,
+    interpreted: bool,
+) -> BackwardKernel:
+    mask, score = nodes
+    dtype = DTYPES[tensors[0].dtype]
+    arch = "sm_80" if interpreted else device.arch(tensors[0].device)
+    aligned = all(device.aligned(x) for x in tensors)
+    config = _config(mask, arch, dtype, shapes.head_dim, shapes.value_dim, aligned, interpreted)
+    request = BackwardRequest(mask, score, dtype, shapes.head_dim, shapes.value_dim, inside, config)
+    compiled = compile_backward(request, settings.current().debug)
+    return BackwardKernel(compiled, build.load(compiled, interpreted=interpreted), interpreted)
+
+
+@lru_cache(maxsize=1024)
+def _config(
+    mask: n.Node,
+    arch: str,
+    dtype: str,
+    head_dim: int,
+    value_dim: int,
+    aligned: bool,
+    interpreted: bool,
+) -> BackwardConfig:
+    if interpreted:  # it pays per step, not per element
+        return BackwardConfig(KernelConfig(32, 32, 4, 1), KernelConfig(32, 32, 4, 1))
+    return default_backward(
+        arch=arch,
+        dtype=dtype,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        granule=granule(mask),
+        aligned=aligned,
+    )
