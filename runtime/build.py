@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from types import ModuleType
+from typing import Any
 
 from maskwright.codegen.pipeline import Compiled
 from maskwright.runtime import cache
@@ -14,7 +15,7 @@ _modules: dict[tuple[str, bool], ModuleType] = {}
 _lock = threading.Lock()
 
 
-def load(compiled: Compiled, *, interpreted: bool = False) -> ModuleType:
+def load(compiled: Compiled[Any], *, interpreted: bool = False) -> ModuleType:
     """The module of a compilation; the same object for the same source.
 
     Triton reads a kernel's text from its file, so the source is put into the disk cache first.
@@ -28,7 +29,7 @@ def load(compiled: Compiled, *, interpreted: bool = False) -> ModuleType:
     return _modules[key]
 
 
-def _load(compiled: Compiled, interpreted: bool) -> ModuleType:
+def _load(compiled: Compiled[Any], interpreted: bool) -> ModuleType:
     path = cache.store(f"{compiled.name}.py", compiled.source)
     name = f"maskwright_{'interpreted' if interpreted else 'compiled'}_{compiled.name}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from maskwright.codegen.pipeline import Compiled
+from maskwright.codegen.plan import WalkPlan
 from maskwright.runtime.interpret import interpreter
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
@@ -25,7 +26,7 @@ class Kernel:
     returned, which is right because everything Triton specialises on is fixed.
     """
 
-    compiled: Compiled
+    compiled: Compiled[WalkPlan]
     module: ModuleType
     interpreted: bool
     handle: Any = None
