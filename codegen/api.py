@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.config import default_backward
 from maskwright.codegen.explain import Explanation
 from maskwright.codegen.explain import explain_call
+from maskwright.codegen.granule import granule
 from maskwright.codegen.pipeline import choose_config
+from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.pipeline import compile_forward
 from maskwright.codegen.plan import Request
+from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.codegen.tables import read_by_position
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
@@ -43,20 +48,21 @@ def source(
     arch: str | None = None,
     dtype: str = "bfloat16",
     head_dim: int = 128,
-    config: KernelConfig | None = None,
+    config: KernelConfig | BackwardConfig | None = None,
     value_dim: int | None = None,
     score: object = None,
     sinks: bool = False,
 ) -> str:
-    """The generated kernel as the text of a complete module with ``forward`` and ``prepare``.
+    """The generated kernel as the text of a complete module: ``prepare`` and the op's function.
 
     Args:
         mask: mask expression; None is full attention.
-        op: ``forward``.
+        op: ``forward`` or ``backward``.
         arch: GPU the configuration is chosen for, e.g. ``sm_90`` (default).
         dtype: ``bfloat16``, ``float16`` or ``float32``.
         head_dim, value_dim: sizes of query/key heads and of value heads.
-        config: tile sizes and the like; chosen by a heuristic if None.
+        config: tile sizes and the like (a ``BackwardConfig`` for the backward); chosen by a
+            heuristic if None.
         score: score expression over ``mw.s``.
         sinks: the kernel takes one extra logit per query head.
 
@@ -67,21 +73,31 @@ def source(
     >>> "keep = k <= q" in source(k <= q)
     True
     """
-    if op != "forward":
-        known = "backward and decode kernels are not available in this version"
-        raise LoweringError(f"no kernel for op {op!r}", fix=f'use op="forward"; {known}')
+    if op not in ("forward", "backward"):
+        known = "decode kernels are not available in this version"
+        raise LoweringError(f"no kernel for op {op!r}", fix=f'use "forward" or "backward"; {known}')
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise LoweringError(f"no kernel for dtype {name}", fix=f"use one of {', '.join(DTYPES)}")
     value_dim = head_dim if value_dim is None else value_dim
     for size in (head_dim, value_dim):
         check_head_dim(size)
-    node = mask_node(mask)
-    chosen = config or choose_config(
-        node, arch=arch or "sm_90", dtype=name, head_dim=head_dim, value_dim=value_dim
-    )
-    request = Request(node, score_node(score), name, head_dim, value_dim, True, sinks, chosen)
-    return compile_forward(request).source
+    node, what = mask_node(mask), (name, head_dim, value_dim, True)
+    sizes: dict[str, Any] = {
+        "arch": arch or "sm_90",
+        "dtype": name,
+        "head_dim": head_dim,
+        "value_dim": value_dim,
+    }
+    if op == "backward":
+        both = config or default_backward(**sizes, granule=granule(node))
+        if not isinstance(both, BackwardConfig):
+            raise LoweringError("the backward has two kernels", fix="give a BackwardConfig")
+        return compile_backward(BackwardRequest(node, score_node(score), *what, both)).source
+    chosen = config or choose_config(node, **sizes)
+    if not isinstance(chosen, KernelConfig):
+        raise LoweringError("the forward has one kernel", fix="give a KernelConfig")
+    return compile_forward(Request(node, score_node(score), *what, sinks, chosen)).source
 
 
 def check_head_dim(size: int) -> None:

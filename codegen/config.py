@@ -100,8 +100,8 @@ class BackwardConfig:
         keys: of the kernel that keeps ``block_n`` keys and walks over tiles of ``block_m`` queries.
     """
 
-    queries: KernelConfig = KernelConfig(128, 64, 8, 2)
-    keys: KernelConfig = KernelConfig(64, 128, 8, 2)
+    queries: KernelConfig = KernelConfig(64, 64, 4, 2)
+    keys: KernelConfig = KernelConfig(64, 64, 4, 2)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -149,20 +149,19 @@ def default_backward(
     aligned: bool = True,
 ) -> BackwardConfig:
     """Configurations of the backward kernels; arguments as for ``default_config``."""
-    number = arch_number(arch)
     width = max(padded(head_dim), padded(value_dim or head_dim))
-    large = number in (80, 87, 90, 100, 103)
-    loads: Loads = "descriptor" if aligned and number == 90 and dtype != "float32" else "pointer"
+    descriptors = aligned and arch_number(arch) == 90 and dtype != "float32"
+    loads: Loads = "descriptor" if descriptors else "pointer"
     if dtype == "float32":
-        queries = keys = KernelConfig(32, 32, 4, 1)
-    elif width <= 64:
-        queries, keys = KernelConfig(128, 64, 4, 2, loads), KernelConfig(64, 128, 8, 2, loads)
-    elif width <= 128 and large:
-        queries, keys = KernelConfig(128, 64, 8, 2, loads), KernelConfig(64, 128, 8, 2, loads)
+        queries = keys = KernelConfig(32, 32, 4, 1) if width <= 128 else KernelConfig(16, 16, 4, 1)
     elif width <= 128:
-        queries, keys = KernelConfig(64, 32, 4, 1, loads), KernelConfig(32, 64, 4, 1, loads)
+        # docs/backward-log.md: two programs a multiprocessor, ahead on an H100 for both kernels.
+        queries = keys = KernelConfig(64, 64, 4 if arch_number(arch) >= 90 else 8, 2, loads)
+    elif width <= 256 and descriptors:
+        queries, keys = KernelConfig(64, 32, 8, 2, loads), KernelConfig(32, 64, 8, 2, loads)
     else:
-        queries, keys = KernelConfig(64, 32, 8, 1, loads), KernelConfig(32, 64, 8, 1, loads)
+        size = 32 if width <= 256 else 16
+        queries = keys = KernelConfig(size, size, 8, 1)
     return BackwardConfig(_dividing(queries, granule), _dividing(keys, granule))
 
 
