@@ -7,36 +7,67 @@ one case. The result file is written anew after every case.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import signal
-import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import child
 from benchmarks import results
 from benchmarks.guard import attempt
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from collections.abc import Sequence
 
+    from benchmarks.cases import Case
+    from benchmarks.peers import Peer
     from benchmarks.results import Result
+    from benchmarks.runner import Options
 
 MASKS = "full,causal,window,a_shape,strided,document,anchor_document"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True)
+class Program:
+    """One table of cases and contestants.
+
+    Attributes:
+        kind: of the result; a key of ``results.MODULES``.
+        about: first lines of the help.
+        masks: what runs by default, of ``cases.CASES``.
+        peers: the same of ``peers.PEERS``; empty: ``peers.DEFAULT``.
+        measure: runs one case.
+    """
+
+    kind: str
+    about: str | None
+    masks: str
+    peers: str
+    measure: Callable[[Case, Mapping[str, Peer], Options], Result]
+
+
+def forward(case: Case, peers: Mapping[str, Peer], options: Options) -> Result:
+    """One case of the forward table; torch is imported here, not by the parent process."""
+    from benchmarks import runner
+
+    return runner.run_case(case, peers, options)
+
+
+FORWARD = Program("forward", __doc__, MASKS, "", forward)
+
+
+def main(arguments: Sequence[str] | None = None, program: Program = FORWARD) -> int:
     """Run all cases and write the result file."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    args = parser().parse_args(given)
-    check_names(args)
-    result = results.header(given, "forward")
-    path = args.out or results.default_path(result, "forward")
+    args = parser(program).parse_args(given)
+    check_names(args, program)
+    result = results.header(given, program.kind)
+    path = args.out or results.default_path(result, program.kind)
     for name in args.masks.split(","):
         for seq in map(int, args.seqs.split(",")):
-            result["cases"] += one_case(args, name, seq)
+            result["cases"] += one_case(args, name, seq, program)
             results.write(path, result)
     if not args.quiet:
         from benchmarks.report import show
@@ -46,12 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(program: Program = FORWARD) -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
-    found.add_argument("--masks", default=MASKS, help="comma-separated, of cases.CASES")
-    found.add_argument("--seqs", default="8192,32768", help="comma-separated lengths")
-    found.add_argument("--peers", default="", help="comma-separated; default: see benchmarks.peers")
+    name = f"python -m {results.MODULES[program.kind]}"
+    found = argparse.ArgumentParser(prog=name, description=program.about)
+    found.add_argument("--masks", default=program.masks, help="comma-separated, of cases.CASES")
+    found.add_argument("--seqs", "--lengths", default="8192,32768", help="comma-separated lengths")
+    chosen = program.peers or "see benchmarks.peers"
+    found.add_argument("--peers", default=program.peers, help=f"comma-separated; default: {chosen}")
     found.add_argument("--rounds", type=int, default=7)
     found.add_argument("--target-ms", type=float, default=40.0, help="length of one turn")
     found.add_argument("--child-timeout", type=float, default=240.0, help="0: all in this process")
@@ -69,7 +102,7 @@ def add_shape(found: argparse.ArgumentParser) -> None:
     found.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
 
 
-def check_names(args: argparse.Namespace) -> None:
+def check_names(args: argparse.Namespace, program: Program = FORWARD) -> None:
     """Refuse unknown masks and peers before anything runs."""
     from benchmarks.cases import CASES
     from benchmarks.peers import PEERS
@@ -77,19 +110,19 @@ def check_names(args: argparse.Namespace) -> None:
     for given, known in ((args.masks, CASES), (args.peers, PEERS)):
         unknown = sorted({name for name in given.split(",") if name} - set(known))
         if unknown:
-            parser().error(f"unknown: {', '.join(unknown)} (known: {', '.join(known)})")
+            parser(program).error(f"unknown: {', '.join(unknown)} (known: {', '.join(known)})")
 
 
-def one_case(args: argparse.Namespace, name: str, seq: int) -> list[Result]:
+def one_case(args: argparse.Namespace, name: str, seq: int, program: Program) -> list[Result]:
     """The case's results, from this process or from a child."""
     if not args.quiet:
         print(f"{name} S={seq} ...", file=sys.stderr, flush=True)
     if args.child_timeout > 0:
-        return run_child(args, name, seq)
-    return [run_here(args, name, seq)]
+        return run_child(args, name, seq, program)
+    return [run_here(args, name, seq, program)]
 
 
-def run_here(args: argparse.Namespace, name: str, seq: int) -> Result:
+def run_here(args: argparse.Namespace, name: str, seq: int, program: Program) -> Result:
     """Run a case in this process."""
     from benchmarks import cases
     from benchmarks import peers
@@ -99,52 +132,31 @@ def run_here(args: argparse.Namespace, name: str, seq: int) -> Result:
     chosen = args.peers.split(",") if args.peers else peers.DEFAULT
     options = runner.Options(args.rounds, args.target_ms, args.device)
     found, error = attempt(
-        lambda: runner.run_case(
+        lambda: program.measure(
             cases.build(name, shape, args.device), {p: peers.PEERS[p] for p in chosen}, options
         )
     )
     return failed(name, seq, error) if found is None else found
 
 
-def run_child(args: argparse.Namespace, name: str, seq: int) -> list[Result]:
+def run_child(
+    args: argparse.Namespace, name: str, seq: int, program: Program = FORWARD
+) -> list[Result]:
     """Run a case in a child process; kill it, and all it started, at the time limit."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "case.json"
-        command = child_command(args, name, seq, out)
-        child = subprocess.Popen(command, env=child_environment(), start_new_session=True)
-        try:
-            code = child.wait(args.child_timeout)
-        except subprocess.TimeoutExpired:
-            return [failed(name, seq, f"no result within {args.child_timeout:.0f} s")]
-        finally:
-            end_group(child)
-        if code != 0 or not out.exists():
-            return [failed(name, seq, f"the child process ended with code {code}")]
-        cases: list[Result] = json.loads(out.read_text())["cases"]
-        return cases
+    cases, reason = child.run(
+        lambda out: child_command(args, name, seq, out, program), args.child_timeout
+    )
+    return [failed(name, seq, reason)] if reason else cases
 
 
-def end_group(child: subprocess.Popen[bytes]) -> None:
-    """Kill the child's process group: the child, if it still runs, and its compile workers."""
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    child.wait()
-
-
-def child_command(args: argparse.Namespace, name: str, seq: int, out: Path) -> list[str]:
+def child_command(
+    args: argparse.Namespace, name: str, seq: int, out: Path, program: Program = FORWARD
+) -> list[str]:
     """This program for one case, in its own process."""
     values = vars(args) | {"masks": name, "seqs": seq, "out": out, "child_timeout": 0}
     options = [(f"--{key.replace('_', '-')}", value) for key, value in values.items()]
     given = [f"{key}={value}" for key, value in options if key != "--quiet"]
-    return [sys.executable, "-m", "benchmarks.bench", "--quiet", *given]
-
-
-def child_environment() -> dict[str, str]:
-    """The children share the compiler's caches, so only the first pays."""
-    shared = Path(tempfile.gettempdir()) / "maskwright_bench_inductor"
-    return {"TORCHINDUCTOR_CACHE_DIR": str(shared), **os.environ}
+    return [sys.executable, "-m", results.MODULES[program.kind], "--quiet", *given]
 
 
 def failed(name: str, seq: int, reason: str) -> Result:

@@ -53,6 +53,7 @@ class Case:
         flex_mod: the same mask as a function of (b, h, q, k) on tensors; None attends everywhere.
         per_head: True if the mask differs between query heads.
         bindings: runtime tensors of ``mask``.
+        training: True if gradients are asked for.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Case:
     shape: Shape
     per_head: bool = False
     bindings: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    training: bool = False
 
     @property
     def label(self) -> str:

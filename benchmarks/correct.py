@@ -94,9 +94,10 @@ def check(out: Tensor, ref: Reference, case: Case) -> Verdict:
     return Verdict(reason, error, worst)
 
 
-def poison(like: Tensor) -> None:
-    """Leave NaN in the allocator's next free block of this size: unwritten outputs show."""
-    torch.full_like(like, math.nan)
+def poison(*likes: Tensor) -> None:
+    """Leave NaN in the allocator's next free blocks of these sizes: unwritten outputs show."""
+    kept = [torch.full_like(like, math.nan) for like in likes]
+    del kept
 
 
 def count_pairs(case: Case, device: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LIMIT = 500
+ROOT = Path(__file__).parents[1]  # results do not say where the checkout lies
 
 
 def attempt(work: Callable[[], T]) -> tuple[T | None, str]:
@@ -17,5 +19,5 @@ def attempt(work: Callable[[], T]) -> tuple[T | None, str]:
     try:
         return work(), ""
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {error}".replace(f"{ROOT}/", "")
         return None, text if len(text) <= LIMIT else f"{text[: LIMIT - 100]} ... {text[-90:]}"

@@ -5,39 +5,31 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from typing import Any
+
+from benchmarks.table import BASELINE
+from benchmarks.table import NONE
+from benchmarks.table import OURS
+from benchmarks.table import TITLES
+from benchmarks.table import Table
+from benchmarks.table import cell
+from benchmarks.table import origin
+from benchmarks.table import spread
+from benchmarks.table import times
+from benchmarks.table import tried
+from benchmarks.table_counts import host_cost_table
+from benchmarks.table_counts import recompiles_table
+from benchmarks.table_training import training_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Sequence
 
-Result = dict[str, Any]
-Entry = dict[str, Any]
+    from benchmarks.table import Entry
+    from benchmarks.table import Result
 
-OURS, BASELINE = "maskwright", "flex"
-TITLES = {
-    "flex": "FlexAttention",
-    "flex_tuned": "FlexAttention, tuned",
-    "flex_flash": "Flex FLASH (FA4)",
-    "sdpa_cudnn": "cuDNN",
-    "sdpa_flash": "FA2",
-    "fa3": "FA3",
-}
-NONE = "-"
 WIDE = 160  # columns where there is no terminal: logs should not wrap
-
-
-@dataclass(frozen=True)
-class Table:
-    """Title, column names, rows of text, and lines below."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +52,9 @@ def table_of(result: Result) -> Table:
         "forward": forward_table,
         "sweep": sweep_table,
         "compile_speed": compile_table,
+        "training": training_table,
+        "host_cost": host_cost_table,
+        "recompiles": recompiles_table,
     }
     return kinds[result["kind"]](result)
 
@@ -67,10 +62,7 @@ def table_of(result: Result) -> Table:
 def forward_table(result: Result) -> Table:
     """One row a case, one column a contestant."""
     cases: list[Entry] = result["cases"]
-    tried = [
-        n for case in cases for n, e in case["contestants"].items() if e["status"] != "skipped"
-    ]
-    names = list(dict.fromkeys(tried))
+    names = tried(cases)
     header = ["mask", "S", *(TITLES.get(name, name) for name in names)]
     header += ["Flex mask", "vs Flex", "vs Flex with mask"]
     rows = [_forward_row(case, names) for case in cases]
@@ -78,7 +70,7 @@ def forward_table(result: Result) -> Table:
         "TFLOP/s on attended pairs (ms of a call, median of rounds in turn); higher is better."
     ]
     notes += ["Flex mask: building its block mask, compiled and warm, ms."]
-    return Table("Forward", header, rows, [*notes, *_summary(cases), *_origin(result)])
+    return Table("Forward", header, rows, [*notes, *_summary(cases), *origin(result)])
 
 
 def _forward_row(case: Entry, names: list[str]) -> list[str]:
@@ -89,47 +81,24 @@ def _forward_row(case: Entry, names: list[str]) -> list[str]:
         str(case["shape"]["seq"]),
         *(cell(found.get(name), case.get("failed")) for name in names),
         f"{flex['prepare_ms']:.2f}" if flex.get("prepare_ms") else NONE,
-        _times(ours.get("speedup")),
-        _times(ours.get("speedup_with_prepare")),
+        times(ours.get("speedup")),
+        times(ours.get("speedup_with_prepare")),
     ]
-
-
-def cell(entry: Entry | None, failed: str | None = None) -> str:
-    """One contestant's speed, or why there is none."""
-    if entry is None:
-        return "failed" if failed else NONE
-    if entry["status"] != "ok":
-        return NONE if entry["status"] == "skipped" else entry["status"]
-    return f"{entry['tflops']:.0f} ({entry['ms']:.3f})"
-
-
-def _times(ratio: float | None) -> str:
-    return NONE if ratio is None else f"{ratio:.2f}x"
 
 
 def _summary(cases: list[Entry]) -> list[str]:
     """Over how many cases we are faster; the widest spread; the most extra memory."""
     ours = [case["contestants"].get(OURS, {}) for case in cases]
     ratios = [entry["speedup"] for entry in ours if "speedup" in entry]
-    timed = [e for c in cases for e in c["contestants"].values() if "iqr" in e]
     memory = [e["extra_memory_percent"] for e in ours if "extra_memory_percent" in e]
     lines: list[str] = []
     if ratios:
         faster = sum(ratio > 1 for ratio in ratios)
         lines.append(f"Faster than FlexAttention in {faster} of {len(cases)} cases (mask apart).")
-    if timed:
-        widest = max(100 * entry["iqr"] / entry["ms"] for entry in timed)
-        lines.append(f"Widest spread between rounds (IQR): {widest:.1f} %.")
+    lines += spread(cases)
     if memory:
         lines.append(f"Memory beyond inputs, output and LSE: at most {max(memory):.2f} %.")
     return lines
-
-
-def _origin(result: Result) -> list[str]:
-    facts = result["environment"]
-    versions = ", ".join(f"{name} {facts[name]}" for name in ("torch", "triton", "maskwright"))
-    where = f"{facts['gpu']}, driver {facts['driver']}, {versions}, {result['date']}"
-    return [where, f"`{result['command']}`"]
 
 
 def sweep_table(result: Result) -> Table:
@@ -148,7 +117,7 @@ def sweep_table(result: Result) -> Table:
         for name, entry in entries
     ]
     header = ["config", "TFLOP/s (ms)", "IQR %", "first call s", "reason"]
-    return Table(f"Sweep {case['name']} S={case['shape']['seq']}", header, rows, _origin(result))
+    return Table(f"Sweep {case['name']} S={case['shape']['seq']}", header, rows, origin(result))
 
 
 def _percent(entry: Entry) -> str:
@@ -164,7 +133,7 @@ def compile_table(result: Result) -> Table:
         for case in result["cases"]
     ]
     slowest = max((case.get("ms", 0.0) for case in result["cases"]), default=0.0)
-    notes = [f"Slowest median: {slowest:.1f} ms.", *_origin(result)]
+    notes = [f"Slowest median: {slowest:.1f} ms.", *origin(result)]
     return Table("Expression to source", ["mask", "median ms", "max ms", "lines"], rows, notes)
 
 

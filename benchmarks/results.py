@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "results"
 MODULES = {
     "forward": "benchmarks.bench",
+    "training": "benchmarks.train",
+    "host_cost": "benchmarks.host_cost",
+    "recompiles": "benchmarks.recompiles",
     "sweep": "benchmarks.sweep",
     "compile_speed": "benchmarks.compile_speed",
 }

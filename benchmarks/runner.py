@@ -6,8 +6,10 @@ import sys
 import time
 from dataclasses import asdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,9 +27,11 @@ from benchmarks.peers import Peer
 from benchmarks.peers import Prepared
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Mapping
 
 Entry = dict[str, Any]
+Ready = TypeVar("Ready")
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,12 @@ def run_case(case: Case, peers: Mapping[str, Peer], options: Options) -> Entry:
     ready: dict[str, Prepared] = {}
     entries: dict[str, Entry] = {}
     for name, peer in peers.items():
-        entries[name], prepared = admit(peer, bench)
+        entries[name], prepared = admit(peer, bench, partial(first_call, peer, bench))
         if prepared is not None:
             ready[name] = prepared
     before = gpu.snapshot()
-    timings, error = attempt(lambda: time_calls(ready, options))
+    calls = {name: prepared.call for name, prepared in ready.items()}
+    timings, error = attempt(lambda: time_calls(calls, options))
     after = gpu.snapshot()
     for name, prepared in ready.items():
         if timings is None:  # which call failed is not known: none has a time
@@ -96,7 +101,9 @@ def describe(case: Case) -> Entry:
     return {"name": case.name, "mask": str(case.mask), "shape": asdict(case.shape)}
 
 
-def admit(peer: Peer, bench: Bench) -> tuple[Entry, Prepared | None]:
+def admit(
+    peer: Peer, bench: Bench, first: Callable[[], tuple[Ready, Tensor]]
+) -> tuple[Entry, Ready | None]:
     """Prepare a contestant and check its output; only a right one is returned to be timed."""
     reason, error = attempt(lambda: peer.available() or peer.supports(bench.case) or "")
     if reason is None:
@@ -104,7 +111,7 @@ def admit(peer: Peer, bench: Bench) -> tuple[Entry, Prepared | None]:
     if reason:
         return {"status": "skipped", "reason": reason}, None
     start = time.perf_counter()
-    ready, error = attempt(lambda: _first_call(peer, bench))
+    ready, error = attempt(first)
     if ready is None:
         return {"status": "error", "reason": error}, None
     prepared, out = ready
@@ -119,7 +126,8 @@ def admit(peer: Peer, bench: Bench) -> tuple[Entry, Prepared | None]:
     return entry, prepared
 
 
-def _first_call(peer: Peer, bench: Bench) -> tuple[Prepared, Tensor]:
+def first_call(peer: Peer, bench: Bench) -> tuple[Prepared, Tensor]:
+    """Prepare a contestant; its output, written over NaN."""
     prepared = peer.prepare(bench.case, bench.tensors)
     prepared.call()  # compiles; the second call's output is what the timed calls compute
     correct.poison(bench.tensors.query)
@@ -128,10 +136,10 @@ def _first_call(peer: Peer, bench: Bench) -> tuple[Prepared, Tensor]:
     return prepared, out
 
 
-def time_calls(ready: Mapping[str, Prepared], options: Options) -> dict[str, timing.Timing]:
-    """Times of all ready contestants, in turn."""
+def time_calls(calls: Mapping[str, timing.Call], options: Options) -> dict[str, timing.Timing]:
+    """Times of all calls, in turn."""
     return timing.interleaved(
-        {name: prepared.call for name, prepared in ready.items()},
+        calls,
         options.rounds,
         options.target_ms,
         measure=clock.clock_of(options.device),
@@ -139,21 +147,31 @@ def time_calls(ready: Mapping[str, Prepared], options: Options) -> dict[str, tim
     )
 
 
-def figures(found: timing.Timing, pairs: int, case: Case) -> Entry:
-    """Milliseconds with their spread, and TFLOP/s on attended pairs: two products of 2 D each."""
-    tflops = 4 * pairs * case.shape.head_dim / found.median / 1e9
+def figures(found: timing.Timing, pairs: int, case: Case, passes: float = 1.0) -> Entry:
+    """Milliseconds with their spread, and TFLOP/s on attended pairs.
+
+    A forward pass is two products, of 2 D a pair each; ``passes`` is the work in forward passes.
+    """
+    tflops = passes * 4 * pairs * case.shape.head_dim / found.median / 1e9
     return found.to_dict() | {"tflops": round(tflops, 2)}
 
 
 def overheads(prepared: Prepared, bench: Bench, options: Options) -> Entry:
     """Mask preparation, apart, and memory beyond output and LSE."""
-    found: Entry = {"prepare_ms": 0.0, "prepare_mib": 0.0}
-    if prepared.setup is not None:
-        found["prepare_ms"] = round(timing.median_ms(prepared.setup, clock.wall_clock), 5)
-        found["prepare_mib"] = round(clock.peak_bytes(prepared.setup) / 2**20, 3)
+    found = preparation(prepared)
     if options.device == "cuda":
         found["extra_memory_percent"] = round(extra_memory(prepared, bench), 4)
     return found
+
+
+def preparation(prepared: Prepared) -> Entry:
+    """Time and memory of what is computed anew when the mask changes."""
+    if prepared.setup is None:
+        return {"prepare_ms": 0.0, "prepare_mib": 0.0}
+    return {
+        "prepare_ms": round(timing.median_ms(prepared.setup, clock.wall_clock), 5),
+        "prepare_mib": round(clock.peak_bytes(prepared.setup) / 2**20, 3),
+    }
 
 
 def extra_memory(prepared: Prepared, bench: Bench) -> float:

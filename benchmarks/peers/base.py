@@ -22,7 +22,8 @@ class Prepared:
     """A contestant ready for one case.
 
     Attributes:
-        call: one forward pass; returns (B, Hq, S, D), views allowed.
+        call: one forward pass; returns (B, Hq, S, D), views allowed. It is differentiable where
+            ``case.training`` asks for it: ``tensors`` are then leaves that require gradients.
         setup: what must be computed again whenever the mask changes, timed apart; None if nothing
             is, or if ``call`` does it itself.
     """

@@ -34,7 +34,9 @@ class FlashAttention3:
         return None
 
     def supports(self, case: Case) -> str | None:
-        """Full and causal, 16-bit; this build has no window."""
+        """Full and causal, 16-bit; this build has no window and no backward."""
+        if case.training:
+            return "no backward in fa3-fwd"
         return "no float32" if case.shape.dtype == "float32" else only_plain(case)
 
     def prepare(self, case: Case, tensors: Tensors) -> Prepared:

@@ -9,6 +9,8 @@ import maskwright as mw
 from benchmarks.peers.base import Prepared
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from benchmarks.cases import Case
@@ -32,7 +34,7 @@ class Maskwright:
 
     def prepare(self, case: Case, tensors: Tensors) -> Prepared:
         """Compile once; bindings are given at every call."""
-        attend = mw.compile(case.mask)
+        attend: Callable[..., Tensor] = mw.compile(case.mask)  # type: ignore[assignment]
 
         def call() -> Tensor:
             return attend(*tensors, backend=self.backend, **case.bindings)
