@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NoReturn
 from typing import TypeAlias
 from typing import Union
@@ -212,7 +213,7 @@ def node_of(value: object) -> n.Node:
             return n.Const(int(value))
         case int() | np.integer():
             raise MaskError("integer constants are int32", expression=value)
-        case float() | np.floating() if np.isfinite(value):
+        case float() | np.floating() if math.isfinite(value):
             return n.Const(float(value) + 0.0)  # -0.0 is 0.0
         case float() | np.floating():
             raise MaskError("constants are finite numbers", expression=value)

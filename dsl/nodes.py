@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from dataclasses import field
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -41,7 +42,19 @@ class Node(metaclass=_Interned):
     """Base of all nodes. Identity is structural equality."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, f.name) for f in fields(self))
+        return type(self), tuple(getattr(self, f.name) for f in fields(self) if f.init)
+
+
+def _spelled() -> Any:
+    """Text of what a node holds besides nodes, written when it is made.
+
+    A tracer may take a number for a symbol; it takes a string for what it is.
+    """
+    return field(init=False, repr=False, compare=False)
+
+
+def _spell(node: Const | Param | Table | ByHead, text: str) -> None:
+    object.__setattr__(node, "spelled", text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +62,10 @@ class Const(Node):
     """A literal: int, bool or float."""
 
     value: int | bool | float
+    spelled: str = _spelled()
+
+    def __post_init__(self) -> None:
+        _spell(self, repr(self.value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +82,13 @@ class Param(Node):
     name: str
     min: int | None = None
     max: int | None = None
+    spelled: str = _spelled()
+
+    def __post_init__(self) -> None:
+        parts = [f'"{self.name}"']
+        parts += [] if self.min is None else [f"min={self.min}"]
+        parts += [] if self.max is None else [f"max={self.max}"]
+        _spell(self, f"param({', '.join(parts)})")
 
 
 @dataclass(frozen=True)
@@ -75,6 +99,15 @@ class Table:
     ndim: int = 1
     sorted: bool = False
     dtype: Dtype = "int"
+    spelled: str = _spelled()
+
+    def __post_init__(self) -> None:
+        # Defaults are left out.
+        parts = [f'"{self.name}"']
+        parts += [] if self.ndim == 1 else [f"ndim={self.ndim}"]
+        parts += ["sorted=True"] if self.sorted else []
+        parts += [] if self.dtype == "int" else [f"dtype={self.dtype}"]
+        _spell(self, f"table({', '.join(parts)})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +198,11 @@ class ByHead(Node):
 
     kinds: tuple[int, ...] | Table
     masks: tuple[Node, ...]
+    spelled: str = _spelled()
+
+    def __post_init__(self) -> None:
+        kinds = self.kinds
+        _spell(self, kinds.spelled if isinstance(kinds, Table) else repr(list(kinds)))
 
 
 @dataclass(frozen=True, eq=False)

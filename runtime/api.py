@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,8 +20,8 @@ from maskwright.codegen.pipeline import Compiled
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.pipeline import compile_forward
 from maskwright.codegen.plan import Request
+from maskwright.codegen.plan import WalkPlan
 from maskwright.dsl import nodes as n
-from maskwright.dsl.errors import DispatchError
 from maskwright.dsl.errors import LoweringError
 from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.errors import StrictError
@@ -29,13 +30,14 @@ from maskwright.dsl.evaluate import mask_node
 from maskwright.dsl.expr import Expr
 from maskwright.runtime import build
 from maskwright.runtime import device
+from maskwright.runtime import eager
+from maskwright.runtime import op
 from maskwright.runtime import reference
 from maskwright.runtime import settings
 from maskwright.runtime.bind import DTYPES
 from maskwright.runtime.bind import Binder
 from maskwright.runtime.bind import Shapes
-from maskwright.runtime.bind import check_sinks
-from maskwright.runtime.bind import check_tensors
+from maskwright.runtime.call import Call
 from maskwright.runtime.check import Report
 from maskwright.runtime.check import check
 from maskwright.runtime.launch import Kernel
@@ -43,7 +45,6 @@ from maskwright.runtime.launch import Kernel
 __all__ = ["Attention", "Prepared", "Report", "attention", "check", "compile", "prepare", "tune"]
 
 _MOST_KERNELS = 4096  # kinds of calls remembered for one mask
-BACKENDS = ("auto", "gluon", "triton", "interpret", "reference")
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,6 @@ class Prepared:
         return sum(x.numel() * x.element_size() for x in self.arguments if isinstance(x, Tensor))
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One checked call."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    shapes: Shapes
-    values: dict[str, Any]
-    inside: bool
-
-
 class Attention:
     """Attention under one mask and score: everything that can be derived once is kept here.
 
@@ -86,7 +75,8 @@ class Attention:
         self.score = score_node(score)
         self.config = config
         nodes = (self.mask,) if self.score is None else (self.mask, self.score)
-        self._binder = Binder.of(nodes)
+        self.binder = Binder.of(nodes)
+        self._config = op.config_text(config)
         self._kernels: dict[Any, Kernel] = {}
 
     def __repr__(self) -> str:
@@ -95,7 +85,7 @@ class Attention:
     def with_config(self, config: KernelConfig) -> Attention:
         """The same attention with a fixed kernel configuration."""
         found = Attention(Expr(self.mask), config=config)
-        found.score, found._binder = self.score, self._binder  # noqa: SLF001
+        found.score, found.binder = self.score, self.binder
         return found
 
     def source(self, **options: Any) -> str:
@@ -127,20 +117,39 @@ class Attention:
         **bindings: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention; see ``maskwright.attention``."""
-        call = self._check(query, key, value, q_offset, bindings)
-        check_sinks(sinks, query)
-        chosen = choose_backend(backend, query)
-        scale = call.shapes.head_dim**-0.5 if scale is None else _scale(scale)
-        if 0 in (call.shapes.batch, call.shapes.q_len, call.shapes.kv_len):
-            out, lse = _empty(call, sinks)
-        elif chosen == "reference":
-            shown = (self.mask, self.score, scale, sinks, call.values)
-            out, lse = reference.attention(
-                call.query, call.key, call.value, call.shapes, *shown, inside=call.inside
-            )
+        tensors = op.autocast(query, key, value)
+        options: dict[str, Any] = {"scale": scale, "q_offset": q_offset, "backend": backend}
+        if op.dispatched(*tensors):
+            options |= {"sinks": sinks, "prepared": prepared}
+            out, lse = op.attention(self.texts, tensors, bindings, **options)
+        elif eager.needed(*tensors, sinks, *bindings.values()):
+            options |= {"sinks": sinks, "prepared": prepared}
+            out, lse = eager.attention(self, tensors, bindings, **options)
         else:
-            out, lse = self._kernel(call, scale, sinks, prepared, interpreted=chosen == "interpret")
+            call = self.call(*tensors, bindings, sinks=sinks, **options)
+            out, lse = self.forward(call, prepared)
         return (out, lse) if return_lse else out
+
+    # -- what a call is made of; PyTorch's operators come in here ---------------------------------
+    @property
+    def texts(self) -> op.Texts:
+        """Mask, score and configuration as text, from which an equal object can be made."""
+        score = None if self.score is None else Expr(self.score)
+        return op.text(Expr(self.mask)), op.text(score), self._config
+
+    def call(
+        self, query: Tensor, key: Tensor, value: Tensor, bindings: Mapping[str, Any], **options: Any
+    ) -> Call:
+        """The checked call."""
+        return Call.of(self.binder, query, key, value, bindings, **options)
+
+    def forward(self, call: Call, prepared: Prepared | None = None) -> tuple[Tensor, Tensor]:
+        """(out, lse) of a checked call; autograd does not see it."""
+        if call.empty:
+            return call.nothing()
+        if call.backend == "reference":
+            return reference.attention(self.mask, self.score, call)
+        return self._direct(call, prepared)
 
     def prepare(
         self,
@@ -152,30 +161,14 @@ class Attention:
         **bindings: Any,
     ) -> Prepared:
         """The device work before the kernel, to be shared by calls; see ``maskwright.prepare``."""
-        call = self._check(query, key, key, q_offset, bindings)
-        interpreted = choose_backend(backend, query) in ("interpret", "reference")
+        call = self.call(query, key, key, bindings, q_offset=q_offset, backend=backend)
+        interpreted = call.backend in ("interpret", "reference")
         return self._prepare(call, self._ready(call, sinks=None, interpreted=interpreted))
 
     # -- the kernel -----------------------------------------------------------------------------
-    def _check(
-        self, query: Tensor, key: Tensor, value: Tensor, q_offset: int | None, bindings: Any
-    ) -> _Call:
-        shapes = check_tensors(query, key, value, q_offset)
-        values = self._binder.bind(bindings, query.device, shapes.heads)
-        inside = shapes.positions_inside and self._binder.sorted_inside(values, shapes.kv_len)
-        dense = [x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value)]
-        return _Call(dense[0], dense[1], dense[2], shapes, values, inside)
-
-    def _kernel(
-        self,
-        call: _Call,
-        scale: float,
-        sinks: Tensor | None,
-        prepared: Prepared | None,
-        *,
-        interpreted: bool,
-    ) -> tuple[Tensor, Tensor]:
-        _refuse_gradients(call, sinks)
+    def _direct(self, call: Call, prepared: Prepared | None) -> tuple[Tensor, Tensor]:
+        """Straight to the kernel: the hot path."""
+        interpreted, sinks, scale = call.backend == "interpret", call.sinks, call.scale
         sinks = None if sinks is None else sinks.float().contiguous()
         kernel = self._ready(call, sinks=sinks, interpreted=interpreted)
         if prepared is not None:
@@ -196,7 +189,7 @@ class Attention:
             **keywords,
         )
 
-    def _ready(self, call: _Call, *, sinks: Tensor | None, interpreted: bool) -> Kernel:
+    def _ready(self, call: Call, *, sinks: Tensor | None, interpreted: bool) -> Kernel:
         """The kernel for this kind of call: one look-up once it has been made."""
         tensors = [call.query, call.key, call.value]
         tensors += [x for x in call.values.values() if isinstance(x, Tensor)]
@@ -214,7 +207,7 @@ class Attention:
             self._kernels[key] = found
         return found
 
-    def _prepare(self, call: _Call, kernel: Kernel) -> Prepared:
+    def _prepare(self, call: Call, kernel: Kernel) -> Prepared:
         plan, s = kernel.compiled.plan, call.shapes
         if plan.tile_list is not None:
             self._announce(plan.schedule.reasons)
@@ -225,12 +218,12 @@ class Attention:
         )
         return Prepared(self._work(kernel.compiled), _sizes(s), tuple(arguments))
 
-    def _work(self, compiled: Compiled) -> str:
+    def _work(self, compiled: Compiled[WalkPlan]) -> str:
         """What prepared work depends on besides sizes and values."""
         lists = [x.name for x in compiled.plan.bindings if x.sorted_list]
-        return f"{n.structure(self.mask)} {compiled.request.tile} {lists}"
+        return f"{n.structure(self.mask)} {compiled.plan.request.tile} {lists}"
 
-    def _check_prepared(self, prepared: Prepared, call: _Call, compiled: Compiled) -> None:
+    def _check_prepared(self, prepared: Prepared, call: Call, compiled: Compiled[WalkPlan]) -> None:
         if prepared.sizes != _sizes(call.shapes) or prepared.kernel != self._work(compiled):
             raise ShapeError(
                 "prepared= was made for another mask, tile shape or other sizes",
@@ -246,9 +239,9 @@ class Attention:
                 expression=Expr(self.mask),
                 fix="unset MASKWRIGHT_STRICT to allow it",
             )
-        device.announce(Expr(self.mask), reasons)
+        device.announce(self.mask, reasons)
 
-    def _compiled(self, call: _Call, *, sinks: bool, interpreted: bool) -> Compiled:
+    def _compiled(self, call: Call, *, sinks: bool, interpreted: bool) -> Compiled[WalkPlan]:
         s, dtype = call.shapes, DTYPES[call.query.dtype]
         arch = "sm_80" if interpreted else device.arch(call.query.device)
         tensors = (call.query, call.key, call.value)
@@ -294,12 +287,6 @@ def _config(
     return KernelConfig(min(config.block_m, 32), min(config.block_n, 32), 4, 1)
 
 
-def _scale(value: object) -> float:
-    if isinstance(value, (int, float)):
-        return float(value)
-    raise ShapeError(f"scale is a number, not {type(value).__name__}", fix="scale=0.125, say")
-
-
 def _bucket(q_len: int) -> int:
     """Short queries take shorter tiles; beyond 128 all lengths are alike."""
     return next((size for size in (16, 32, 64) if q_len <= size), 128)
@@ -315,57 +302,13 @@ def _sizes(s: Shapes) -> tuple[int, ...]:
     return (s.batch, s.heads, s.kv_heads, s.q_len, s.kv_len, s.q_offset)
 
 
-def _empty(call: _Call, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
-    """No queries, or no keys: zeros, and the LSE of nothing."""
-    s = call.shapes
-    out = call.query.new_zeros((s.batch, s.heads, s.q_len, s.value_dim))
-    lse = torch.full((s.batch, s.heads, s.q_len), float("-inf"), device=out.device)
-    return out, lse if sinks is None else lse.clone().copy_(sinks.float()[None, :, None])
-
-
-def _refuse_gradients(call: _Call, sinks: Tensor | None) -> None:
-    given = [call.query, call.key, call.value, *([] if sinks is None else [sinks])]
-    given += [x for x in call.values.values() if isinstance(x, Tensor)]
-    if torch.is_grad_enabled() and any(x.requires_grad for x in given):
-        raise DispatchError(
-            "the generated kernels have no backward in this version",
-            fix='use torch.no_grad(), or backend="reference" for gradients',
-        )
-
-
-def choose_backend(backend: str, query: Tensor) -> str:
-    """The backend that serves a call.
-
-    Raises:
-        DispatchError: if it does not exist, or cannot run on this device.
-    """
-    if backend == "auto":
-        backend = settings.current().backend
-    if backend not in BACKENDS:
-        raise DispatchError(f"unknown backend {backend!r}", fix=f"one of {', '.join(BACKENDS)}")
-    cuda = query.device.type == "cuda"
-    match backend:
-        case "auto":
-            return "triton" if cuda else "reference"
-        case "triton" if not cuda:
-            fix = 'use backend="reference" or "interpret" for CPU tensors'
-            raise DispatchError(
-                f"the triton backend needs a GPU, query is on {query.device}", fix=fix
-            )
-        case "interpret" if cuda:
-            raise DispatchError("the interpreter runs on CPU tensors", fix="move the inputs to cpu")
-        case "gluon":
-            raise DispatchError("no Gluon kernels in this version", fix='use backend="triton"')
-        case "interpret" if query.dtype == torch.bfloat16:
-            raise DispatchError(
-                "Triton's interpreter computes bfloat16 dots wrongly", fix="use float16 or float32"
-            )
-    return backend
-
-
 @lru_cache(maxsize=512)
-def _attention(mask: n.Node, score: n.Node | None) -> Attention:
-    return Attention(Expr(mask), score=None if score is None else Expr(score))
+def cached_attention(
+    mask: n.Node, score: n.Node | None = None, config: KernelConfig | None = None
+) -> Attention:
+    """One object for equal arguments."""
+    score_ = None if score is None else Expr(score)
+    return Attention(Expr(mask), score=score_, config=config)
 
 
 def attention(
@@ -406,19 +349,24 @@ def attention(
     Raises:
         MaskwrightError: a subclass that names the expression and what to do.
     """
-    found = _attention(mask_node(mask), score_node(score))
-    return found(
-        query,
-        key,
-        value,
-        scale=scale,
-        sinks=sinks,
-        q_offset=q_offset,
-        return_lse=return_lse,
-        backend=backend,
-        prepared=prepared,
-        **bindings,
+    options: dict[str, Any] = {
+        "sinks": sinks,
+        "scale": scale,
+        "q_offset": q_offset,
+        "backend": backend,
+    }
+    if torch.compiler.is_compiling():
+        texts = (op.text(mask), op.text(score), "")
+        tensors = op.autocast(query, key, value)
+        out, lse = op.attention(texts, tensors, bindings, prepared=prepared, **options)
+        return (out, lse) if return_lse else out
+    # A handle is checked once, when its attention is made.
+    found = cached_attention(
+        mask.node if isinstance(mask, Expr) else mask_node(mask),
+        score.node if isinstance(score, Expr) else score_node(score),
     )
+    options |= {"return_lse": return_lse, "prepared": prepared}
+    return found(query, key, value, **options, **bindings)
 
 
 def compile(mask: Any, *, score: Any = None) -> Attention:  # noqa: A001
@@ -434,7 +382,7 @@ def prepare(mask: Any, query: Tensor, key: Tensor, **bindings: Any) -> Prepared:
         query, key: tensors of the calls to come (their sizes, dtype and device count).
         bindings: runtime values, and ``q_offset`` or ``backend`` as in ``attention``.
     """
-    return _attention(mask_node(mask), None).prepare(query, key, **bindings)
+    return cached_attention(mask_node(mask)).prepare(query, key, **bindings)
 
 
 def tune(mask: Any, *, q_len: int = 0, budget: float = 60.0, **options: Any) -> NoReturn:

@@ -16,6 +16,7 @@ from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import BindingError
 from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.evaluate import check_bindings
+from maskwright.dsl.evaluate import check_declarations
 from maskwright.dsl.evaluate import check_param
 from maskwright.dsl.evaluate import not_an_array
 from maskwright.dsl.expr import Expr
@@ -103,16 +104,22 @@ class Binder:
     nodes: tuple[n.Node, ...]
     params: tuple[n.Param, ...]
     tables: tuple[n.Table, ...]
+    names: frozenset[str]
     head_counts: frozenset[int]
     by_position: bool
 
     @staticmethod
     def of(nodes: tuple[n.Node, ...]) -> Binder:
-        """The binder of a mask node and, if any, a score node."""
+        """The binder of a mask node and, if any, a score node.
+
+        Raises:
+            MaskError, BindingError: a name is declared in two ways.
+        """
         params = {p.name: p for node in nodes for p in n.params(node)}
         tables = {t.name: t for node in nodes for t in n.tables(node)}
         for name in params.keys() & tables.keys():
             raise BindingError(f'"{name}" is both a param and a table', fix="rename one")
+        check_declarations(list(nodes), Expr(nodes[0]))
         counts = {
             len(x.kinds)
             for node in nodes
@@ -121,7 +128,8 @@ class Binder:
         }
         by_position = all(map(read_by_position, nodes))
         values = (tuple(params.values()), tuple(tables.values()))
-        return Binder(nodes, *values, frozenset(counts), by_position)
+        names = frozenset((*params, *tables))
+        return Binder(nodes, *values, names, frozenset(counts), by_position)
 
     def bind(self, bindings: Mapping[str, Any], device: torch.device, heads: int) -> dict[str, Any]:
         """Checked values by name: ints for params, int32/uint8/float32 tensors for tables.
@@ -132,7 +140,8 @@ class Binder:
         """
         if not self.params and not self.tables and not bindings and not self.head_counts:
             return {}
-        check_bindings(list(self.nodes), bindings, Expr(self.nodes[0]))
+        if bindings.keys() != self.names:
+            check_bindings(list(self.nodes), bindings, Expr(self.nodes[0]))
         for count in self.head_counts - {heads}:
             raise ShapeError(
                 f"by_head names {count} heads, the call has {heads}",
@@ -147,6 +156,17 @@ class Binder:
             values[t.name] = _table(t, bindings[t.name], device, shown)
         return values
 
+    def check_kinds(self, bindings: Mapping[str, Any], device: torch.device) -> None:
+        """What can be checked without any value: names, and the rank, kind and device of tables.
+
+        Raises:
+            BindingError: as ``bind``.
+        """
+        shown = Expr(self.nodes[0])
+        check_bindings(list(self.nodes), bindings, shown)
+        for t in self.tables:
+            _check_table(t, bindings[t.name], device, shown)
+
     def sorted_inside(self, values: Mapping[str, Any], kv_len: int) -> bool:
         """Sorted tables reach to kv_len and are read at positions only."""
         long_enough = (values[t.name].shape[-1] >= kv_len for t in self.tables if t.sorted)
@@ -155,7 +175,17 @@ class Binder:
 
 def _table(t: n.Table, given: Any, device: torch.device, shown: object) -> Tensor:
     value = given if isinstance(given, Tensor) else _as_tensor(t, given, device, shown)
-    if value.device != device:
+    _check_table(t, value, device, shown)
+    if value.numel() >= 2**31:
+        what = f'table "{t.name}" has {value.numel()} elements'
+        raise BindingError(what, expression=shown, fix="2**31 is the limit")
+    return value.to(_STORED[t.dtype])
+
+
+def _check_table(t: n.Table, value: Any, device: torch.device, shown: object) -> None:
+    if not isinstance(value, Tensor):
+        what, fix = f"is {type(value).__name__}", "give a tensor"
+    elif value.device != device:
         what, fix = f"is on {value.device}, the query is on {device}", f'{t.name}.to("{device}")'
     elif value.ndim != t.ndim:
         what = f"is declared with {t.ndim} dimension(s), the tensor has shape {tuple(value.shape)}"
@@ -163,10 +193,8 @@ def _table(t: n.Table, given: Any, device: torch.device, shown: object) -> Tenso
     elif value.dtype not in _KINDS[t.dtype]:
         what = f"is declared {t.dtype}, the tensor is {value.dtype}"
         fix = f"use {', '.join(str(d) for d in _KINDS[t.dtype][:2])}"
-    elif value.numel() >= 2**31:
-        what, fix = f"has {value.numel()} elements", "2**31 is the limit"
     else:
-        return value.to(_STORED[t.dtype])
+        return
     raise BindingError(f'table "{t.name}" {what}', expression=shown, fix=fix)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeAlias
 
@@ -15,7 +18,15 @@ from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.evaluate import mask_node
 from maskwright.dsl.evaluate import to_dense
 from maskwright.dsl.expr import Expr
+from maskwright.runtime.check_gradients import TOLERANCE as GRADIENT_TOLERANCE
+from maskwright.runtime.check_gradients import Attend
+from maskwright.runtime.check_gradients import Leaves
+from maskwright.runtime.check_gradients import Pair
+from maskwright.runtime.check_gradients import gradient_errors
 from maskwright.runtime.torch_eval import evaluate
+
+if TYPE_CHECKING:
+    from maskwright.runtime.api import Attention
 
 # Largest accepted ||out - truth|| / ||truth||: a small multiple of what each dtype rounds to.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1.5e-2}
@@ -30,7 +41,8 @@ class Report:
         out_error: ||out - truth|| / ||truth||.
         lse_error: largest absolute error of the LSE over rows with keys.
         empty_rows: rows without any key; their output must be 0 and their LSE -inf.
-        gradients: ``not checked`` in this version.
+        gradients: error of each gradient by name (query, key, value, sinks, float tables), in
+            units of its norm; empty if they were not checked.
     """
 
     mask: str
@@ -42,7 +54,7 @@ class Report:
     lse_error: float
     empty_rows: int
     empty_rows_right: bool
-    gradients: str = "not checked: the kernels have no backward in this version"
+    gradients: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -50,10 +62,11 @@ class Report:
 
     def __str__(self) -> str:
         verdict = "ok" if self.ok else "WRONG"
+        shown = "".join(f", d {name} {error:.2e}" for name, error in self.gradients.items())
         return (
             f"{verdict:5} {self.mask}\n"
             f"      {self.shape}, {self.dtype}, {self.backend}: out {self.out_error:.2e}, "
-            f"lse {self.lse_error:.2e}, {self.empty_rows} empty rows"
+            f"lse {self.lse_error:.2e}{shown}, {self.empty_rows} empty rows"
             f"{'' if self.empty_rows_right else ' (not zero!)'}"
         )
 
@@ -75,17 +88,19 @@ def check(
     sinks: Tensor | None = None,
     backend: str = "auto",
     config: Any = None,
+    gradients: bool = True,
     seed: int = 0,
     **bindings: Any,
 ) -> Report:
-    """Run the generated kernel on random inputs and compare with dense float64 attention.
+    """Run the generated kernels on random inputs and compare with dense float64 attention.
 
     Args:
         mask: mask expression.
         q_len, kv_len, batch, heads, kv_heads, head_dim, value_dim: sizes.
         dtype: bfloat16 on a GPU, float32 elsewhere by default.
         backend: ``auto`` is the GPU if there is one, else Triton's interpreter.
-        config: kernel configuration to check; the heuristic's if None.
+        config: configuration of the forward kernel; the heuristic's if None.
+        gradients: check the backward, too, with random gradients of the output and the LSE.
         bindings: params and tables by name (arrays or tensors).
 
     Raises:
@@ -101,19 +116,61 @@ def check(
     given = {name: _to(value, where) for name, value in bindings.items()}
     sinks = None if sinks is None else sinks.to(where)
     found = Attention(mask, score=score, config=config)
-    out, lse = found(
-        *inputs,
-        scale=scale,
-        sinks=sinks,
-        q_offset=q_offset,
-        return_lse=True,
-        backend=chosen,
-        **given,
-    )
+    options: dict[str, Any] = {"scale": scale, "q_offset": q_offset}
+    options |= {"return_lse": True, "backend": chosen}
+    with torch.no_grad():
+        out, lse = found(*inputs, sinks=sinks, **options, **given)
     keep = _dense(mask, sizes, q_offset, bindings).to(where)
     truth = dense_attention(*inputs, keep, scale, sinks, found.score, given, q_offset=q_offset)
     shape = f"B {batch} Hq {heads} Hkv {kv_heads} Sq {q_len} Sk {kv_len} D {head_dim}"
-    return _judge(str(Expr(found.mask)), chosen, shape, out, lse, truth, keep, sinks is not None)
+    report = _judge(str(Expr(found.mask)), chosen, shape, out, lse, truth, keep, sinks is not None)
+    if not gradients or 0 in (batch, q_len, kv_len):
+        return report
+    errors = _gradients(found, inputs, sinks, keep, options, given, seed)
+    right = all(error <= GRADIENT_TOLERANCE[out.dtype] for error in errors.values())
+    return replace(report, gradients=errors, ok=report.ok and right)
+
+
+def _gradients(
+    found: Attention,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    sinks: Tensor | None,
+    keep: Tensor,
+    options: dict[str, Any],
+    given: dict[str, Any],
+    seed: int,
+) -> dict[str, float]:
+    """Errors of the gradients of everything that has one."""
+    leaves = dict(zip(("query", "key", "value"), inputs, strict=True))
+    leaves |= {} if sinks is None else {"sinks": sinks.float()}
+    tables = n.tables(found.score) if found.score is not None else ()
+    leaves |= {t.name: given[t.name].float() for t in tables if t.dtype == "float"}
+    empty = ~keep.any(-1) & (sinks is None)
+
+    def kernel(x: Leaves) -> Pair:
+        values = given | {name: x[name] for name in given if name in x}
+        tensors = (x["query"], x["key"], x["value"])
+        out, lse = found(*tensors, sinks=x.get("sinks"), **options, **values)
+        return out, lse
+
+    def truth(x: Leaves) -> Pair:
+        out, lse, _ = exact(x)
+        return out.masked_fill(empty[..., None], 0.0), lse
+
+    def exact(x: Leaves) -> tuple[Tensor, Tensor, Tensor]:
+        # A row without keys attends to all of them here: its gradient is masked, and not NaN.
+        shown = keep | empty[..., None]
+        values = given | {name: x[name] for name in given if name in x}
+        tensors = (x["query"], x["key"], x["value"])
+        return dense_parts(
+            *(*tensors, shown, options["scale"], x.get("sinks"), found.score, values),
+            q_offset=options["q_offset"],
+        )
+
+    def weights(x: Leaves) -> Tensor:
+        return exact(x)[2].masked_fill(empty[..., None], 0.0)
+
+    return gradient_errors(Attend(kernel, truth, weights), leaves, empty, seed)
 
 
 Sizes: TypeAlias = tuple[int, int, int, int, int]  # batch, heads, kv_heads, q_len, kv_len
@@ -190,6 +247,21 @@ def dense_attention(
     q_offset: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(out, lse) of attention in float64 under a dense mask: the truth of every check."""
+    return dense_parts(query, key, value, keep, scale, sinks, score, values, q_offset)[:2]
+
+
+def dense_parts(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keep: Tensor,
+    scale: float | None = None,
+    sinks: Tensor | None = None,
+    score: Any = None,
+    values: dict[str, Any] | None = None,
+    q_offset: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(out, lse, weights) of ``dense_attention``."""
     group = query.shape[1] // key.shape[1]
     q, k, v = query.double(), key.double(), value.double()
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
@@ -204,7 +276,8 @@ def dense_attention(
         logits = torch.cat([logits, sink], -1)
     lse = torch.logsumexp(logits, -1)
     weights = torch.exp(logits - torch.where(lse.isinf(), 0.0, lse)[..., None])
-    return weights[..., : k.shape[2]] @ v, lse
+    weights = weights[..., : k.shape[2]]
+    return weights @ v, lse, weights
 
 
 def _positions(query: Tensor, key: Tensor, q_offset: int | None) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from functools import lru_cache
 
 import torch
 
+from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import DispatchError
+from maskwright.dsl.text import to_text
 from maskwright.runtime.cache import MaskwrightWarning
 
 
@@ -28,10 +30,10 @@ def arch(device: torch.device) -> str:
 
 
 @lru_cache(maxsize=256)
-def announce(expression: object, reasons: tuple[str, ...]) -> None:
+def announce(mask: n.Node, reasons: tuple[str, ...]) -> None:
     """Say once for each mask that it takes the general path, and why."""
     warnings.warn(
-        f"the tile schedule of {expression} has no closed form ({'; '.join(reasons)}): "
+        f"the tile schedule of {to_text(mask)} has no closed form ({'; '.join(reasons)}): "
         "a list of tiles is built on the device",
         MaskwrightWarning,
         stacklevel=2,

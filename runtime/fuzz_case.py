@@ -36,6 +36,7 @@ class Case:
     Attributes:
         tile: (queries, keys) of a tile, for the schedule and the kernel; None: the heuristic's.
         loads: how the kernel reads keys; only with a ``tile``.
+        gradients: check the backward, too.
         data_seed: seed of query, key and value.
     """
 
@@ -53,6 +54,7 @@ class Case:
     score: str | None = None
     sinks: bool = False
     loads: str = "pointer"
+    gradients: bool = True
     data_seed: int = 0
     bindings: dict[str, Any] = field(default_factory=dict)
 
@@ -98,6 +100,7 @@ class Case:
             "score": None if self.score is None else parse(self.score),
             "sinks": sinks,
             "config": config,
+            "gradients": self.gradients,
             "seed": self.data_seed,
         }
 
@@ -179,6 +182,7 @@ def draw_case(seed: int, number: int, *, gpu: bool = False) -> Case:
         str(_pick(rng, SCORES)) if rng.random() < 0.12 else None,
         bool(rng.random() < 0.1),
         "descriptor" if descriptor else "pointer",
+        number % 2 == 0,
         number,
         values,
     )

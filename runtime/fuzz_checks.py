@@ -184,7 +184,7 @@ def check_kernel(case: Case, backend: str = "auto") -> None:
     """Output and LSE of a backend against float64 with the dense mask."""
     report = check(parse(case.mask), **case.options(), backend=backend, **case.bindings)
     if not report.ok:
-        found = f"out {report.out_error:.2e}, lse {report.lse_error:.2e}"
+        found = f"out {report.out_error:.2e}, lse {report.lse_error:.2e}, {report.gradients}"
         raise WrongError(f"wrong result of {report.backend}", found, True)
 
 

@@ -1,11 +1,15 @@
-"""The CPU path: blocked PyTorch that follows the kernel's own schedule. Any device, differentiable.
+"""The CPU path: blocked PyTorch that follows the kernel's own schedule. Any device.
 
 A query tile gathers the key tiles that its schedule visits and attends to those alone, in float32.
+The backward computes each query tile once more, so no more than the probabilities of one tile
+exist at any time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+from dataclasses import dataclass
 from dataclasses import replace
 from typing import Any
 
@@ -18,99 +22,236 @@ from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
 from maskwright.codegen.walk import visits
 from maskwright.dsl import nodes as n
+from maskwright.dsl.derivative import derivative
 from maskwright.runtime.bind import Shapes
+from maskwright.runtime.call import Call as CheckedCall
+from maskwright.runtime.torch_eval import add_to_read
 from maskwright.runtime.torch_eval import evaluate
 
 _TILE = TileShape(128, 64)
 
 
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    shapes: Shapes,
-    mask: n.Node,
-    score: n.Node | None,
-    scale: float,
-    sinks: Tensor | None,
-    values: Mapping[str, Any],
-    *,
-    inside: bool,
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Problem:
+    """What both directions take: tensors, sizes, expressions, and bound values by name."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    sinks: Tensor | None
+    shapes: Shapes
+    mask: n.Node
+    score: n.Node | None
+    scale: float
+    values: Mapping[str, Any]
+    inside: bool
+
+    @staticmethod
+    def of(
+        mask: n.Node, score: n.Node | None, call: CheckedCall, values: Mapping[str, Any]
+    ) -> Problem:
+        """The problem of a checked call."""
+        tensors = (call.query, call.key, call.value, call.sinks)
+        return Problem(*tensors, call.shapes, mask, score, call.scale, values, call.inside)
+
+
+@torch.no_grad()
+def attention(mask: n.Node, score: n.Node | None, call: CheckedCall) -> tuple[Tensor, Tensor]:
     """(out, lse) of attention under a mask; see ``maskwright.attention``."""
-    found = n.symbols(mask)
-    runs = _Runs(query, key, value, shapes, mask, score, scale, sinks, values, inside)
-    batches = [[i] for i in range(shapes.batch)] if "b" in found else [range(shapes.batch)]
-    split = found & {"h", "kv_head"}
-    heads = [[i] for i in range(shapes.heads)] if split else [range(shapes.heads)]
-    rows = [[runs.block(list(b), list(h)) for h in heads] for b in batches]
-    out = torch.cat([torch.cat([block[0] for block in row], 1) for row in rows], 0)
-    lse = torch.cat([torch.cat([block[1] for block in row], 1) for row in rows], 0)
+    problem, s = Problem.of(mask, score, call, call.values), call.shapes
+    out = call.query.new_empty((s.batch, s.heads, s.q_len, s.value_dim))
+    lse = out.new_empty(out.shape[:3], dtype=torch.float32)
+    with torch.autocast(out.device.type, enabled=False):
+        for tile in _Tiles(problem):
+            scores = tile.scores()
+            part = _lse(scores, tile.sinks())
+            out[tile.block][:, :, tile.rows] = tile.weights(scores, part) @ tile.value()
+            lse[tile.block][:, :, tile.rows] = part
     return out, lse
 
 
-class _Runs:
-    """One call, computed in blocks of batch entries and heads that share their tiles."""
+@torch.no_grad()
+def backward(
+    problem: Problem, lse: Tensor, grad_out: Tensor, grad_lse: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, dict[str, Tensor]]:
+    """(dq, dk, dv, dsinks, gradients of float tables by name), in float32.
 
-    def __init__(
+    Tables get a gradient if they require one. Tiles are added up in one order, always.
+    """
+    p = problem
+    dq, dk, dv = (torch.zeros_like(x, dtype=torch.float32) for x in (p.query, p.key, p.value))
+    dsinks = None if p.sinks is None else torch.zeros_like(p.sinks, dtype=torch.float32)
+    tables = {t: torch.zeros_like(x) for t, x in p.values.items() if _wants_gradient(x)}
+    with torch.autocast(lse.device.type, enabled=False):
+        for tile in _Tiles(problem):
+            rows = None if grad_lse is None else tile.of_rows(grad_lse)
+            grads = tile.gradients(tile.of_rows(lse), tile.of_rows(grad_out), rows, tables)
+            dq[tile.block][:, :, tile.rows] = grads[0]
+            dk[tile.kv_block].index_add_(2, tile.keys, grads[1])
+            dv[tile.kv_block].index_add_(2, tile.keys, grads[2])
+            if dsinks is not None and grads[3] is not None:
+                dsinks[tile.block[1]] += grads[3]
+    return dq, dk, dv, dsinks, tables
+
+
+def _wants_gradient(x: object) -> bool:
+    return isinstance(x, Tensor) and x.requires_grad
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One query tile of some batch entries and heads that share its key tiles."""
+
+    problem: Problem
+    block: tuple[slice, slice]  # batch entries and heads
+    kv_block: tuple[slice, slice]
+    rows: slice
+    keys: Tensor
+    partial: bool
+
+    # -- its part of the tensors, in float32 ----------------------------------------------------
+    def of_rows(self, x: Tensor) -> Tensor:
+        """Rows of a tensor of query heads."""
+        return x[self.block][:, :, self.rows].float()
+
+    def of_keys(self, x: Tensor) -> Tensor:
+        """Visited keys of a tensor of KV heads, once for each query head."""
+        s = self.problem.shapes
+        rows = x[self.kv_block][:, :, self.keys].float()
+        return rows.repeat_interleave(min(s.heads // s.kv_heads, self._heads), 1)
+
+    def value(self) -> Tensor:
+        """Values of the visited keys."""
+        return self.of_keys(self.problem.value)
+
+    def sinks(self) -> Tensor | None:
+        """One logit a row, or None."""
+        given = self.problem.sinks
+        return None if given is None else given[self.block[1]].float().reshape(1, -1, 1)
+
+    # -- forward --------------------------------------------------------------------------------
+    def scores(self) -> Tensor:
+        """Logits; -inf where the mask is False."""
+        p, plain = self.problem, self._logits()
+        scores = plain if p.score is None else self._evaluate(p.score, plain).float()
+        if self.partial:
+            scores = scores.masked_fill(~self._evaluate(p.mask, plain), float("-inf"))
+        return scores
+
+    def weights(self, scores: Tensor, lse: Tensor) -> Tensor:
+        """Probabilities of the keys; all 0 in a row without keys."""
+        return (scores - torch.where(lse == float("-inf"), 0.0, lse)[..., None]).exp()
+
+    # -- backward -------------------------------------------------------------------------------
+    def gradients(
         self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        shapes: Shapes,
-        mask: n.Node,
-        score: n.Node | None,
-        scale: float,
-        sinks: Tensor | None,
-        values: Mapping[str, Any],
-        inside: bool,
-    ) -> None:
-        self.query, self.key, self.value, self.shapes = query, key, value, shapes
-        self.mask, self.score, self.scale, self.sinks = mask, score, scale, sinks
-        self.values = dict(values) | {"q_len": shapes.q_len, "kv_len": shapes.kv_len}
-        self.tile = replace(_TILE, inside=inside)
-        self.schedule = derive(mask, self.tile)
-        host = {k: v.cpu().numpy() if isinstance(v, Tensor) else v for k, v in values.items()}
-        self.call = Call(
-            shapes.q_len,
-            shapes.kv_len,
-            shapes.q_offset,
-            shapes.batch,
-            shapes.heads,
-            shapes.kv_heads,
-            host,
-        )
+        lse: Tensor,
+        grad_out: Tensor,
+        grad_lse: Tensor | None,
+        tables: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """(dq, dk, dv, dsinks) of the tile; those of tables are added to ``tables``."""
+        p = self.problem
+        weights = self.weights(self.scores(), lse)
+        inner = grad_out @ self.value().transpose(-1, -2)
+        # Of each row: how much its logits matter together, through the output and the LSE.
+        common = -(weights * inner).sum(-1)
+        if grad_lse is not None:
+            common = common + grad_lse.masked_fill(lse == float("-inf"), 0.0)
+        slopes = weights * (inner + common[..., None])
+        self._add_to_tables(slopes, tables)
+        if p.score is not None:
+            by_logit = self._evaluate(derivative(p.score, n.Sym(n.SCORE)), self._logits())
+            slopes = torch.where(slopes == 0, 0.0, slopes * by_logit)
+        dq = slopes @ self.of_keys(p.key) * p.scale
+        dk = slopes.transpose(-1, -2) @ self.of_rows(p.query) * p.scale
+        dv = weights.transpose(-1, -2) @ grad_out
+        sinks = self.sinks()
+        dsinks = None if sinks is None else (_sink_weights(sinks, lse) * common).sum((0, 2))
+        return dq, self._by_kv_head(dk), self._by_kv_head(dv), dsinks
 
-    def block(self, batches: list[int], heads: list[int]) -> tuple[Tensor, Tensor]:
-        """(out, lse) of some batch entries and heads."""
-        tiles = range(self.call.q_tiles(self.tile))
-        done = [self._tile(t, batches, heads) for t in tiles]
-        return torch.cat([d[0] for d in done], 2), torch.cat([d[1] for d in done], 2)
+    def _add_to_tables(self, slopes: Tensor, tables: Mapping[str, Tensor]) -> None:
+        if not tables or self.problem.score is None:
+            return
+        score, plain = self.problem.score, self._logits()
+        for read in n.walk(score):
+            if isinstance(read, n.Read) and read.table.name in tables:
+                part = self._evaluate(derivative(score, read), plain)
+                amount = torch.where(slopes == 0, 0.0, slopes * part)
+                add_to_read(tables[read.table.name], read, self._env(plain), amount)
 
-    def _tile(self, tile: int, batches: list[int], heads: list[int]) -> tuple[Tensor, Tensor]:
-        first = tile * self.tile.block_m
-        rows = torch.arange(
-            first, min(first + self.tile.block_m, self.shapes.q_len), device=self.query.device
-        )
-        keys, partial = self._keys(tile, batches[0], heads[0])
-        group = self.shapes.heads // self.shapes.kv_heads
-        kv_heads = [h // group for h in heads]
-        q = self._pick(self.query, batches, heads)[:, :, rows].float()
-        k = self._pick(self.key, batches, kv_heads)[:, :, keys].float()
-        v = self._pick(self.value, batches, kv_heads)[:, :, keys].float()
-        scores = q @ k.transpose(-1, -2) * self.scale
-        env = self._env(batches, heads, rows, keys)
-        if self.score is not None:
-            scores = evaluate(self.score, env | {"s": scores}, scores.device).float()
-        if partial:
-            keep = evaluate(self.mask, env, scores.device)
-            scores = scores.masked_fill(~keep, float("-inf"))
-        return self._softmax(scores, v, heads)
+    def _by_kv_head(self, x: Tensor) -> Tensor:
+        """Sums over the query heads of each KV head."""
+        kv_heads = len(range(self.kv_block[1].start, self.kv_block[1].stop))
+        group = self._heads // kv_heads
+        return x.reshape(x.shape[0], kv_heads, group, *x.shape[2:]).sum(2)
 
-    def _pick(self, x: Tensor, batches: list[int], heads: list[int]) -> Tensor:
-        """Batch entries and heads of a tensor, without a copy where they are all of them."""
-        x = x if len(batches) == x.shape[0] else x[batches]
-        return x if heads == list(range(x.shape[1])) else x[:, heads]
+    # -- expressions ----------------------------------------------------------------------------
+    @property
+    def _heads(self) -> int:
+        return len(range(self.block[1].start, self.block[1].stop))
+
+    def _logits(self) -> Tensor:
+        p = self.problem
+        return self.of_rows(p.query) @ self.of_keys(p.key).transpose(-1, -2) * p.scale
+
+    def _evaluate(self, node: n.Node, plain: Tensor) -> Tensor:
+        return evaluate(node, self._env(plain), plain.device)
+
+    def _env(self, plain: Tensor) -> dict[str, Any]:
+        s, (batches, heads) = self.problem.shapes, self.block
+        at = plain.device
+        head = torch.arange(heads.start, heads.stop, device=at).reshape(1, -1, 1, 1)
+        rows = torch.arange(self.rows.start, self.rows.stop, device=at)
+        return dict(self.problem.values) | {
+            "s": plain,
+            "q_len": s.q_len,
+            "kv_len": s.kv_len,
+            "q": (rows + s.q_offset).reshape(1, 1, -1, 1),
+            "k": self.keys.reshape(1, 1, 1, -1),
+            "h": head,
+            "kv_head": head // (s.heads // s.kv_heads),
+            "b": torch.arange(batches.start, batches.stop, device=at).reshape(-1, 1, 1, 1),
+        }
+
+
+def _lse(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Log-sum-exp of each row; of no logits it is -inf."""
+    if sinks is None and scores.shape[-1]:
+        return scores.logsumexp(-1)
+    last = scores.new_tensor(float("-inf")) if sinks is None else sinks
+    last = last.expand(scores.shape[:3])[..., None]
+    return torch.cat([scores, last], -1).logsumexp(-1)
+
+
+def _sink_weights(sinks: Tensor, lse: Tensor) -> Tensor:
+    """Probability of the sink in each row."""
+    return (sinks - torch.where(lse == float("-inf"), 0.0, lse)).exp()
+
+
+class _Tiles:
+    """The query tiles of a call, in blocks of batch entries and heads that share their key tiles."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, s = problem, problem.shapes
+        self.tile = replace(_TILE, inside=problem.inside)
+        self.schedule = derive(problem.mask, self.tile)
+        values = problem.values.items()
+        host = {k: v.detach().cpu().numpy() if isinstance(v, Tensor) else v for k, v in values}
+        self.call = Call(s.q_len, s.kv_len, s.q_offset, s.batch, s.heads, s.kv_heads, host)
+
+    def __iter__(self) -> Iterator[_Tile]:
+        s, found = self.problem.shapes, n.symbols(self.problem.mask)
+        group = s.heads // s.kv_heads
+        for batches in _slices(s.batch, "b" in found):
+            for heads in _slices(s.heads, bool(found & {"h", "kv_head"})):
+                kv_heads = slice(heads.start // group, -(-heads.stop // group))
+                for tile in range(self.call.q_tiles(self.tile)):
+                    first = tile * self.tile.block_m
+                    rows = slice(first, min(first + self.tile.block_m, s.q_len))
+                    keys, partial = self._keys(tile, batches.start, heads.start)
+                    blocks = (batches, heads), (batches, kv_heads)
+                    yield _Tile(self.problem, *blocks, rows, keys, partial)
 
     def _keys(self, tile: int, batch: int, head: int) -> tuple[Tensor, bool]:
         """Keys of the visited tiles, and whether any tile is partial."""
@@ -119,31 +260,12 @@ class _Runs:
         partial = schedule.partial if schedule.closed else schedule.visit
         mixed = visits(partial, env, end)[batch, head, 0] > 0
         whole = visits(schedule.full if schedule.closed else (), env, end)[batch, head, 0] > 0
-        chosen = torch.as_tensor(np.flatnonzero(mixed | whole), device=self.query.device)
+        chosen = torch.as_tensor(np.flatnonzero(mixed | whole), device=self.problem.query.device)
         size = self.tile.block_n
         keys = (chosen[:, None] * size + torch.arange(size, device=chosen.device)).flatten()
-        return keys[keys < self.shapes.kv_len], bool(mixed.any())
+        return keys[keys < self.problem.shapes.kv_len], bool(mixed.any())
 
-    def _env(
-        self, batches: list[int], heads: list[int], rows: Tensor, keys: Tensor
-    ) -> dict[str, Any]:
-        head = torch.tensor(heads, device=rows.device).reshape(1, -1, 1, 1)
-        return self.values | {
-            "q": (rows + self.shapes.q_offset).reshape(1, 1, -1, 1),
-            "k": keys.reshape(1, 1, 1, -1),
-            "h": head,
-            "kv_head": head // (self.shapes.heads // self.shapes.kv_heads),
-            "b": torch.tensor(batches, device=rows.device).reshape(-1, 1, 1, 1),
-        }
 
-    def _softmax(self, scores: Tensor, v: Tensor, heads: list[int]) -> tuple[Tensor, Tensor]:
-        if self.sinks is not None:
-            sink = self.sinks[heads].float().reshape(1, -1, 1, 1)
-            scores = torch.cat([scores, sink.expand(*scores.shape[:3], 1)], -1)
-        if scores.shape[-1] == 0:
-            nothing = scores.new_full((*scores.shape[:3], 1), float("-inf"))
-            scores = torch.cat([scores, nothing], -1)
-        lse = scores.logsumexp(-1)
-        base = torch.where(lse == float("-inf"), 0.0, lse)
-        weights = (scores - base[..., None]).exp()[..., : v.shape[2]]
-        return (weights @ v).to(self.query.dtype), lse
+def _slices(count: int, split: bool) -> list[slice]:
+    """Each index by itself, or all at once."""
+    return [slice(i, i + 1) for i in range(count)] if split else [slice(0, count)]

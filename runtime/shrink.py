@@ -166,6 +166,7 @@ def _with_keys(case: Case, kv_len: int) -> Case:
 # -- the rest -------------------------------------------------------------------------------------
 def _options(case: Case) -> Iterator[Case]:
     plain = {
+        "gradients": False,
         "score": None,
         "sinks": False,
         "loads": "pointer",

@@ -1,4 +1,4 @@
-"""Evaluation of any node with torch: for the reference backend, on any device, differentiable."""
+"""Evaluation of any node with torch: for the reference backend, on any device."""
 
 from __future__ import annotations
 
@@ -115,6 +115,18 @@ def _read(table: n.Table, data: Tensor, index: list[Tensor]) -> Tensor:
     return torch.where(
         inside, found, torch.as_tensor(outside, device=data.device, dtype=found.dtype)
     )
+
+
+def add_to_read(total: Tensor, read: n.Read, env: Mapping[str, Any], amount: Tensor) -> None:
+    """``total[index of the read] += amount``, summed where the index does not vary."""
+    index = [evaluate(i, env, total.device) for i in read.index]
+    inside, clipped = _place(total, index)
+    place = torch.zeros_like(clipped[0])
+    for size, i in zip(total.shape, clipped, strict=True):
+        place = place * size + i
+    if total.numel():
+        summed = torch.where(inside, amount.sum_to_size(place.shape), 0.0)
+        total.view(-1).index_add_(0, place.flatten(), summed.flatten().to(total.dtype))
 
 
 def _entry(rows: Tensor, prefix: tuple[Tensor, ...], place: Tensor) -> Tensor:

@@ -97,11 +97,14 @@ def attend() -> Attend:
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``torch.empty`` hands out NaN (or an absurd integer): what is not written shows."""
-    plain = torch.empty
+    """New tensors hold NaN (or an absurd integer): what a kernel does not write shows."""
 
-    def empty(*args, **kwargs):
-        tensor = plain(*args, **kwargs)
-        return tensor.fill_(float("nan") if tensor.is_floating_point() else 0x5BADBAD)
+    def poison(plain):
+        def made(*args, **kwargs):
+            tensor = plain(*args, **kwargs)
+            return tensor.fill_(float("nan") if tensor.is_floating_point() else 0x5BADBAD)
 
-    monkeypatch.setattr(torch, "empty", empty)
+        return made
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poison(getattr(torch, name)))

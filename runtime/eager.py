@@ -1,0 +1,135 @@
+"""Autograd without the dispatcher: what an eager call that needs gradients goes through.
+
+``torch.func.grad`` comes this way, too. Tensors are what autograd may see; all else is in ``Run``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import NoReturn
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from maskwright.dsl.errors import DispatchError
+from maskwright.runtime.backward import Outputs
+from maskwright.runtime.backward import gradients
+from maskwright.runtime.backward import like
+from maskwright.runtime.call import Call
+
+if TYPE_CHECKING:
+    from maskwright.runtime.api import Attention
+    from maskwright.runtime.api import Prepared
+
+Inputs: TypeAlias = tuple[Any, ...]  # query, key, value, sinks, and the tensors of ``Run.names``
+
+
+@dataclass(frozen=True)
+class Run:
+    """A call without its tensors."""
+
+    found: Attention
+    prepared: Prepared | None
+    names: tuple[str, ...]
+    values: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def call(self, query: Tensor, key: Tensor, value: Tensor, sinks: Any, *given: Tensor) -> Call:
+        """The checked call of some tensors."""
+        bindings = self.values | dict(zip(self.names, given, strict=True))
+        return self.found.call(query, key, value, bindings, sinks=sinks, **self.options)
+
+
+def needed(*given: object) -> bool:
+    """Some tensor requires a gradient, or a functorch transform is active."""
+    if torch._C._are_functorch_transforms_active():  # noqa: SLF001
+        return True
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in given)
+
+
+def attention(
+    found: Attention,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    bindings: dict[str, Any],
+    *,
+    prepared: Prepared | None,
+    sinks: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """(out, lse) of a call, connected to its tensors; options as of ``Attention.call``."""
+    given = {name: x for name, x in bindings.items() if isinstance(x, Tensor)}
+    values = {name: x for name, x in bindings.items() if name not in given}
+    run = Run(found, prepared, tuple(given), values, options)
+    out, lse = _Attention.apply(run, *tensors, sinks, *given.values())  # type: ignore[no-untyped-call]
+    return out, lse
+
+
+class _Attention(Function):
+    @staticmethod
+    def forward(run: Run, *tensors: Any) -> tuple[Tensor, Tensor]:
+        return run.found.forward(run.call(*tensors), run.prepared)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.run, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
+        compute = _Gradients.apply if torch.is_grad_enabled() else _Gradients.forward
+        wanted = ctx.needs_input_grad[5:]
+        return None, *compute(ctx.run, wanted, grad_out, grad_lse, *ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(*_: object) -> NoReturn:
+        """There is no batching rule."""
+        raise DispatchError(
+            "attention cannot be vmapped", fix="make the mapped axis part of the batch axis"
+        )
+
+
+class _Gradients(Function):
+    """The backward as a function of its own: a second derivative is refused, not forgotten."""
+
+    @staticmethod
+    def forward(
+        run: Run,
+        wanted: tuple[bool, ...],
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+        out: Tensor,
+        lse: Tensor,
+        *tensors: Any,
+    ) -> tuple[Tensor | None, ...]:
+        names = [name for name, chosen in zip(run.names, wanted, strict=True) if chosen]
+        outputs = Outputs(out, lse, grad_out, grad_lse)
+        *dense, tables = gradients(run.found, run.call(*tensors), outputs, names)
+        found = [*dense, *(tables[name] if name in names else None for name in run.names)]
+        pairs = zip(found, tensors, strict=True)
+        return tuple(None if gradient is None else like(gradient, x) for gradient, x in pairs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        """Nothing is kept: there is no second derivative."""
+
+    @staticmethod
+    def backward(*_: object) -> NoReturn:
+        refuse_second_derivative()
+
+
+def refuse_second_derivative() -> NoReturn:
+    """There is none.
+
+    Raises:
+        DispatchError: always.
+    """
+    raise DispatchError(
+        "attention has no second derivative",
+        fix="leave out create_graph=True, or use dense attention for this part of the model",
+    )
