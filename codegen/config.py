@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import replace
@@ -103,9 +104,44 @@ class BackwardConfig:
     queries: KernelConfig = KernelConfig(64, 64, 4, 2)
     keys: KernelConfig = KernelConfig(64, 64, 4, 2)
 
+    def __post_init__(self) -> None:
+        if self.queries.loads != self.keys.loads:
+            raise LoweringError("both kernels of a backward load alike", expression=self)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Configs:
+    """Configurations that a user fixed; None is the heuristic's choice."""
+
+    forward: KernelConfig | None = None
+    backward: BackwardConfig | None = None
+
+    def with_(self, config: KernelConfig | BackwardConfig) -> Configs:
+        """The same, with one of the two replaced."""
+        if isinstance(config, BackwardConfig):
+            return replace(self, backward=config)
+        return replace(self, forward=config)
+
+    def to_text(self) -> str:
+        """JSON that ``from_text`` reads; empty if nothing is fixed."""
+        found = {name: x for name, x in asdict(self).items() if x is not None}
+        return json.dumps(found, sort_keys=True) if found else ""
+
+    @staticmethod
+    def from_text(text: str) -> Configs:
+        """The inverse of ``to_text``."""
+        found = json.loads(text) if text else {}
+        forward, backward = found.get("forward"), found.get("backward")
+        return Configs(
+            KernelConfig(**forward) if forward else None,
+            BackwardConfig(**{k: KernelConfig(**x) for k, x in backward.items()})
+            if backward
+            else None,
+        )
 
 
 def default_config(

@@ -9,6 +9,7 @@ from maskwright.codegen.config import WGMMA_ROWS
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.config import padded_heads
+from maskwright.codegen.emit import safe_name
 from maskwright.codegen.plan import Binding
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan import WalkPlan
@@ -18,7 +19,11 @@ from maskwright.dsl import nodes as n
 
 @dataclass(frozen=True)
 class BackwardRequest:
-    """What backward kernels are generated for; see ``Request``."""
+    """What backward kernels are generated for; see ``Request``.
+
+    Attributes:
+        tables: float tables of the score that get a gradient; None for all.
+    """
 
     mask: n.Node
     score: n.Node | None
@@ -27,6 +32,7 @@ class BackwardRequest:
     value_dim: int
     inside: bool
     config: BackwardConfig
+    tables: tuple[str, ...] | None = None
 
     def of(self, config: KernelConfig) -> Request:
         """The request of one kernel. Sinks are in the LSE already."""
@@ -78,9 +84,12 @@ def plan_backward(request: BackwardRequest) -> BackwardPlan:
     """Decide the backward kernels for a request."""
     queries, keys = request.of(request.config.queries), request.of(request.config.keys)
     walk = plan_walk(keys, keys.transposed_tile, gradients=True)
+    first = plan_walk(queries, queries.tile, gradients=True)
+    names = None if request.tables is None else set(map(safe_name, request.tables))
+    wanted = (x for x in first.table_gradients if names is None or x.table in names)
     return BackwardPlan(
         request,
-        plan_walk(queries, queries.tile, gradients=True),
+        replace(first, table_gradients=tuple(wanted)),
         replace(walk, table_gradients=()),  # one of the two kernels adds them
         padded_heads(request.head_dim, request.value_dim, request.dtype, WGMMA_ROWS),
     )

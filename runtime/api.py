@@ -15,6 +15,8 @@ from maskwright.codegen.api import Explanation
 from maskwright.codegen.api import explain
 from maskwright.codegen.api import score_node
 from maskwright.codegen.api import source
+from maskwright.codegen.config import BackwardConfig
+from maskwright.codegen.config import Configs
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.pipeline import Compiled
 from maskwright.codegen.pipeline import choose_config
@@ -40,11 +42,13 @@ from maskwright.runtime.bind import Shapes
 from maskwright.runtime.call import Call
 from maskwright.runtime.check import Report
 from maskwright.runtime.check import check
+from maskwright.runtime.hot import Hot
 from maskwright.runtime.launch import Kernel
 
 __all__ = ["Attention", "Prepared", "Report", "attention", "check", "compile", "prepare", "tune"]
 
 _MOST_KERNELS = 4096  # kinds of calls remembered for one mask
+_SMALL = 512  # up to here a descriptor costs the host more than it saves the GPU
 
 
 @dataclass(frozen=True)
@@ -70,27 +74,28 @@ class Attention:
     Call it like ``maskwright.attention``, without the mask.
     """
 
-    def __init__(self, mask: Any, *, score: Any = None, config: KernelConfig | None = None) -> None:
+    def __init__(self, mask: Any, *, score: Any = None, configs: Configs | None = None) -> None:
         self.mask = mask_node(mask)
         self.score = score_node(score)
-        self.config = config
+        self.configs = configs or Configs()
         nodes = (self.mask,) if self.score is None else (self.mask, self.score)
         self.binder = Binder.of(nodes)
-        self._config = op.config_text(config)
+        self._config = self.configs.to_text()
         self._kernels: dict[Any, Kernel] = {}
+        self._hot = Hot(self.binder.params, tables=bool(self.binder.tables))
 
     def __repr__(self) -> str:
         return f"<Attention {Expr(self.mask)}>"
 
-    def with_config(self, config: KernelConfig) -> Attention:
-        """The same attention with a fixed kernel configuration."""
-        found = Attention(Expr(self.mask), config=config)
-        found.score, found.binder = self.score, self.binder
-        return found
+    def with_config(self, config: KernelConfig | BackwardConfig) -> Attention:
+        """The same attention with a fixed configuration of the forward or of the backward."""
+        score = None if self.score is None else Expr(self.score)
+        return Attention(Expr(self.mask), score=score, configs=self.configs.with_(config))
 
     def source(self, **options: Any) -> str:
         """Source of the kernel; options as in ``maskwright.source``."""
-        options.setdefault("config", self.config)
+        backward = options.get("op") == "backward"
+        options.setdefault("config", self.configs.backward if backward else self.configs.forward)
         score = None if self.score is None else Expr(self.score)
         return source(Expr(self.mask), score=score, **options)
 
@@ -117,6 +122,12 @@ class Attention:
         **bindings: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention; see ``maskwright.attention``."""
+        plain = sinks is None and prepared is None and not torch.compiler.is_compiling()
+        if plain:
+            launch = self._hot.find(query, key, value, bindings, scale, q_offset, backend)
+            if launch is not None:
+                out, lse = launch(query, key, value, bindings)
+                return (out, lse) if return_lse else out
         tensors = op.autocast(query, key, value)
         options: dict[str, Any] = {"scale": scale, "q_offset": q_offset, "backend": backend}
         if op.dispatched(*tensors):
@@ -128,6 +139,9 @@ class Attention:
         else:
             call = self.call(*tensors, bindings, sinks=sinks, **options)
             out, lse = self.forward(call, prepared)
+            if plain and call.backend == "triton" and not call.empty and not self.binder.tables:
+                kernel = self._ready(call, sinks=None, interpreted=False)
+                self._hot.remember((query, key, value), call, kernel, scale, q_offset, backend)
         return (out, lse) if return_lse else out
 
     # -- what a call is made of; PyTorch's operators come in here ---------------------------------
@@ -167,7 +181,7 @@ class Attention:
 
     # -- the kernel -----------------------------------------------------------------------------
     def _direct(self, call: Call, prepared: Prepared | None) -> tuple[Tensor, Tensor]:
-        """Straight to the kernel: the hot path."""
+        """Straight to the kernel."""
         interpreted, sinks, scale = call.backend == "interpret", call.sinks, call.scale
         sinks = None if sinks is None else sinks.float().contiguous()
         kernel = self._ready(call, sinks=sinks, interpreted=interpreted)
@@ -210,7 +224,7 @@ class Attention:
     def _prepare(self, call: Call, kernel: Kernel) -> Prepared:
         plan, s = kernel.compiled.plan, call.shapes
         if plan.tile_list is not None:
-            self._announce(plan.schedule.reasons)
+            self.announce(plan.schedule.reasons)
         arguments = kernel.prepare(
             *(s.q_len, s.kv_len, s.batch, s.heads, s.kv_heads, call.query.device),
             q_offset=s.q_offset,
@@ -231,7 +245,7 @@ class Attention:
                 fix="call mw.prepare again",
             )
 
-    def _announce(self, reasons: tuple[str, ...]) -> None:
+    def announce(self, reasons: tuple[str, ...]) -> None:
         """The general path is never taken silently."""
         if settings.current().strict:
             raise StrictError(
@@ -245,9 +259,10 @@ class Attention:
         s, dtype = call.shapes, DTYPES[call.query.dtype]
         arch = "sm_80" if interpreted else device.arch(call.query.device)
         tensors = (call.query, call.key, call.value)
-        aligned = all(_aligned(x) for x in tensors)
-        config = self.config or _config(
-            self.mask, arch, dtype, s.head_dim, s.value_dim, _bucket(s.q_len), aligned, interpreted
+        aligned = all(device.aligned(x) for x in tensors)
+        bulk = aligned and max(s.q_len, s.kv_len) > _SMALL
+        config = self.configs.forward or _config(
+            self.mask, arch, dtype, s.head_dim, s.value_dim, _bucket(s.q_len), bulk, interpreted
         )
         if config.loads == "descriptor" and not aligned:
             raise LoweringError(
@@ -292,23 +307,17 @@ def _bucket(q_len: int) -> int:
     return next((size for size in (16, 32, 64) if q_len <= size), 128)
 
 
-def _aligned(x: Tensor) -> bool:
-    """The bulk copy engine takes this tensor: 16-byte base and strides, nothing broadcast."""
-    strides = [s * x.element_size() for s in x.stride()[:3]]
-    return x.data_ptr() % 16 == 0 and all(s > 0 and s % 16 == 0 for s in strides)
-
-
 def _sizes(s: Shapes) -> tuple[int, ...]:
     return (s.batch, s.heads, s.kv_heads, s.q_len, s.kv_len, s.q_offset)
 
 
 @lru_cache(maxsize=512)
 def cached_attention(
-    mask: n.Node, score: n.Node | None = None, config: KernelConfig | None = None
+    mask: n.Node, score: n.Node | None = None, configs: Configs | None = None
 ) -> Attention:
     """One object for equal arguments."""
     score_ = None if score is None else Expr(score)
-    return Attention(Expr(mask), score=score_, config=config)
+    return Attention(Expr(mask), score=score_, configs=configs)
 
 
 def attention(

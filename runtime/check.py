@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
 from typing import Any
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from maskwright.codegen.config import BackwardConfig
+from maskwright.codegen.config import Configs
+from maskwright.codegen.config import KernelConfig
 from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.evaluate import mask_node
@@ -24,9 +28,6 @@ from maskwright.runtime.check_gradients import Leaves
 from maskwright.runtime.check_gradients import Pair
 from maskwright.runtime.check_gradients import gradient_errors
 from maskwright.runtime.torch_eval import evaluate
-
-if TYPE_CHECKING:
-    from maskwright.runtime.api import Attention
 
 # Largest accepted ||out - truth|| / ||truth||: a small multiple of what each dtype rounds to.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1.5e-2}
@@ -87,7 +88,8 @@ def check(
     q_offset: int | None = None,
     sinks: Tensor | None = None,
     backend: str = "auto",
-    config: Any = None,
+    config: KernelConfig | None = None,
+    backward: BackwardConfig | None = None,
     gradients: bool = True,
     seed: int = 0,
     **bindings: Any,
@@ -100,6 +102,7 @@ def check(
         dtype: bfloat16 on a GPU, float32 elsewhere by default.
         backend: ``auto`` is the GPU if there is one, else Triton's interpreter.
         config: configuration of the forward kernel; the heuristic's if None.
+        backward: likewise of the backward kernels.
         gradients: check the backward, too, with random gradients of the output and the LSE.
         bindings: params and tables by name (arrays or tensors).
 
@@ -115,24 +118,25 @@ def check(
     inputs = _inputs(sizes, (head_dim, value_dim or head_dim), _dtype(dtype, where), where, seed)
     given = {name: _to(value, where) for name, value in bindings.items()}
     sinks = None if sinks is None else sinks.to(where)
-    found = Attention(mask, score=score, config=config)
+    found = Attention(mask, score=score, configs=Configs(config, backward))
     options: dict[str, Any] = {"scale": scale, "q_offset": q_offset}
-    options |= {"return_lse": True, "backend": chosen}
+    attend: Callable[..., Any] = partial(found, return_lse=True, backend=chosen, **options)
     with torch.no_grad():
-        out, lse = found(*inputs, sinks=sinks, **options, **given)
+        out, lse = attend(*inputs, sinks=sinks, **given)
     keep = _dense(mask, sizes, q_offset, bindings).to(where)
     truth = dense_attention(*inputs, keep, scale, sinks, found.score, given, q_offset=q_offset)
     shape = f"B {batch} Hq {heads} Hkv {kv_heads} Sq {q_len} Sk {kv_len} D {head_dim}"
     report = _judge(str(Expr(found.mask)), chosen, shape, out, lse, truth, keep, sinks is not None)
     if not gradients or 0 in (batch, q_len, kv_len):
         return report
-    errors = _gradients(found, inputs, sinks, keep, options, given, seed)
+    errors = _gradients(attend, found.score, inputs, sinks, keep, options, given, seed)
     right = all(error <= GRADIENT_TOLERANCE[out.dtype] for error in errors.values())
     return replace(report, gradients=errors, ok=report.ok and right)
 
 
 def _gradients(
-    found: Attention,
+    attend: Callable[..., Any],
+    score: n.Node | None,
     inputs: tuple[Tensor, Tensor, Tensor],
     sinks: Tensor | None,
     keep: Tensor,
@@ -143,14 +147,14 @@ def _gradients(
     """Errors of the gradients of everything that has one."""
     leaves = dict(zip(("query", "key", "value"), inputs, strict=True))
     leaves |= {} if sinks is None else {"sinks": sinks.float()}
-    tables = n.tables(found.score) if found.score is not None else ()
+    tables = n.tables(score) if score is not None else ()
     leaves |= {t.name: given[t.name].float() for t in tables if t.dtype == "float"}
     empty = ~keep.any(-1) & (sinks is None)
 
     def kernel(x: Leaves) -> Pair:
         values = given | {name: x[name] for name in given if name in x}
         tensors = (x["query"], x["key"], x["value"])
-        out, lse = found(*tensors, sinks=x.get("sinks"), **options, **values)
+        out, lse = attend(*tensors, sinks=x.get("sinks"), **values)
         return out, lse
 
     def truth(x: Leaves) -> Pair:
@@ -163,7 +167,7 @@ def _gradients(
         values = given | {name: x[name] for name in given if name in x}
         tensors = (x["query"], x["key"], x["value"])
         return dense_parts(
-            *(*tensors, shown, options["scale"], x.get("sinks"), found.score, values),
+            *(*tensors, shown, options["scale"], x.get("sinks"), score, values),
             q_offset=options["q_offset"],
         )
 

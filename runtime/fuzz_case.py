@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from maskwright.codegen.api import call_of
+from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.walk import Call
 from maskwright.dsl import nodes as n
@@ -87,10 +88,11 @@ class Case:
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of ``maskwright.check`` besides backend and runtime values."""
-        config = None
+        config = backward = None
         if self.tile is not None:
             stages = 2 if self.loads == "descriptor" else 1
             config = KernelConfig(*self.tile, 4, stages, self.loads)  # type: ignore[arg-type]
+            backward = BackwardConfig(config, config)
         generator = torch.Generator().manual_seed(self.data_seed)
         sinks = torch.randn(self.heads, generator=generator) if self.sinks else None
         return self.shapes() | {
@@ -100,6 +102,7 @@ class Case:
             "score": None if self.score is None else parse(self.score),
             "sinks": sinks,
             "config": config,
+            "backward": backward,
             "gradients": self.gradients,
             "seed": self.data_seed,
         }

@@ -22,11 +22,12 @@ from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.plan_backward import BackwardPlan
 from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.dsl import nodes as n
+from maskwright.dsl.errors import LoweringError
 from maskwright.runtime import build
 from maskwright.runtime import device
 from maskwright.runtime import settings
 from maskwright.runtime.bind import DTYPES
-from maskwright.runtime.bind import Binder
+from maskwright.runtime.bind import Shapes
 from maskwright.runtime.bind import check_tensors
 from maskwright.runtime.interpret import interpreter
 
@@ -90,17 +91,18 @@ def backward(
 
     Args:
         out, lse: results of the forward.
-        values: runtime values as ``Binder.bind`` returns them.
+        values: runtime values as ``Binder.bind`` returns them; float tables that require a
+            gradient get one.
     """
     shapes = check_tensors(query, key, value, q_offset)
     tables = {t.name: values[t.name] for t in _float_tables(found)}
-    if 0 in (shapes.batch, shapes.q_len, shapes.kv_len):
-        return _zeros(query, key, value, sinks, tables)
-    nodes = (found.mask, found.score)
-    inside = shapes.positions_inside and _binder(nodes).sorted_inside(values, shapes.kv_len)
+    wanted = tuple(sorted(name for name, x in tables.items() if x.requires_grad))
+    inside = shapes.positions_inside and found.binder.sorted_inside(values, shapes.kv_len)
     query, key, value, out, grad_out = (_plain(x) for x in (query, key, value, out, grad_out))
     values = values | {name: x.contiguous() for name, x in tables.items()}
-    kernel = _ready(nodes, (query, key, value, grad_out), shapes, inside, interpreted)
+    tensors = (query, key, value, grad_out)
+    kernel = _ready(found, tensors, shapes, wanted, inside=inside, interpreted=interpreted)
+    _announce(found, kernel.compiled.plan)
     names = {x.name: x.text for x in kernel.compiled.plan.bindings}
     grad_query, grad_key, grad_value, delta, of_tables = kernel.run(
         *(query, key, value, out, lse.contiguous(), grad_out),
@@ -111,33 +113,26 @@ def backward(
     )
     grad_sinks = None
     if sinks is not None:
-        share = torch.exp(sinks.float()[None, :, None] - lse)
+        share = torch.exp(sinks.float()[None, :, None] - lse).masked_fill(lse == -torch.inf, 0.0)
         grad_sinks = -(share * delta).sum((0, 2)).to(sinks.dtype)
     return (
         grad_query,
         grad_key,
         grad_value,
         grad_sinks,
-        {name: of_tables[names[name]] for name in tables if names[name] in of_tables},
+        {name: of_tables[names[name]] for name in wanted},
     )
 
 
-@lru_cache(maxsize=1024)
-def _binder(nodes: tuple[n.Node, n.Node | None]) -> Binder:
-    return Binder.of(tuple(x for x in nodes if x is not None))
+def _announce(found: Attention, plan: BackwardPlan) -> None:
+    """The general path is never taken silently."""
+    for walk in (plan.queries, plan.keys):
+        if walk.tile_list is not None:
+            found.announce(walk.schedule.reasons)
 
 
 def _float_tables(found: Attention) -> list[n.Table]:
     return [t for t in n.tables(found.score) if t.dtype == "float"] if found.score else []
-
-
-def _zeros(
-    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, tables: dict[str, Tensor]
-) -> Gradients:
-    """Gradients of a call without any query or key."""
-    plain = (torch.zeros_like(x) for x in (query, key, value))
-    of_sinks = None if sinks is None else torch.zeros_like(sinks)
-    return (*plain, of_sinks, {name: torch.zeros_like(x) for name, x in tables.items()})
 
 
 def _plain(x: Tensor) -> Tensor:
@@ -146,19 +141,22 @@ def _plain(x: Tensor) -> Tensor:
 
 
 def _ready(
-    nodes: tuple[n.Node, n.Node | None],
+    found: Attention,
     tensors: tuple[Tensor, ...],
-    shapes: Any,
+    shapes: Shapes,
+    wanted: tuple[str, ...],
+    *,
     inside: bool,
     interpreted: bool,
 ) -> BackwardKernel:
     """The kernels for this kind of call: one look-up once they have been made."""
     kind = tuple((x.dtype, x.stride(), x.data_ptr() % 16) for x in tensors)
-    key = (nodes, kind, shapes, tensors[0].device, inside, interpreted)
+    mine = (found.mask, found.score, found.configs.backward, wanted)
+    key = (mine, kind, shapes, tensors[0].device, inside, interpreted)
     if key not in _kernels:
         if len(_kernels) >= _MOST_KERNELS:
             _kernels.clear()
-        _kernels[key] = _made(nodes, tensors, shapes, inside, interpreted)
+        _kernels[key] = _made(found, tensors, shapes, wanted, inside, interpreted)
     return _kernels[key]
 
 
@@ -166,18 +164,29 @@ _kernels: dict[Any, BackwardKernel] = {}
 
 
 def _made(
-    nodes: tuple[n.Node, n.Node | None],
+    found: Attention,
     tensors: tuple[Tensor, ...],
-    shapes: Any,
+    shapes: Shapes,
+    wanted: tuple[str, ...],
     inside: bool,
     interpreted: bool,
 ) -> BackwardKernel:
-    mask, score = nodes
+    mask, score = found.mask, found.score
     dtype = DTYPES[tensors[0].dtype]
     arch = "sm_80" if interpreted else device.arch(tensors[0].device)
     aligned = all(device.aligned(x) for x in tensors)
-    config = _config(mask, arch, dtype, shapes.head_dim, shapes.value_dim, aligned, interpreted)
-    request = BackwardRequest(mask, score, dtype, shapes.head_dim, shapes.value_dim, inside, config)
+    config = found.configs.backward or _config(
+        mask, arch, dtype, shapes.head_dim, shapes.value_dim, aligned, interpreted
+    )
+    if "descriptor" in (config.queries.loads, config.keys.loads) and not aligned:
+        raise LoweringError(
+            "descriptor loads need 16-byte bases and strides, and nothing broadcast",
+            expression=config,
+            fix='use loads="pointer", make the tensors contiguous, or let the heuristic choose',
+        )
+    request = BackwardRequest(
+        mask, score, dtype, shapes.head_dim, shapes.value_dim, inside, config, wanted
+    )
     compiled = compile_backward(request, settings.current().debug)
     return BackwardKernel(compiled, build.load(compiled, interpreted=interpreted), interpreted)
 

@@ -17,7 +17,6 @@ Eager calls avoid the dispatcher, see ``eager.py``: it costs more than all else 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from collections.abc import Sequence
 from functools import lru_cache
@@ -31,7 +30,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from maskwright.codegen.api import score_node
-from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.config import Configs
 from maskwright.dsl.errors import BindingError
 from maskwright.dsl.errors import DispatchError
 from maskwright.dsl.errors import MaskError
@@ -107,11 +106,6 @@ def text(expression: Any) -> str:
     raise MaskError("this is not a mask expression", expression=type(expression).__name__)
 
 
-def config_text(config: KernelConfig | None) -> str:
-    """A kernel configuration as text."""
-    return "" if config is None else json.dumps(config.to_dict(), sort_keys=True)
-
-
 def attention(
     texts: Texts,
     tensors: tuple[Tensor, Tensor, Tensor],
@@ -153,7 +147,7 @@ def _found(mask: str, score: str, config: str) -> Attention:
     """The attention of some texts; what it derives is kept, as for ``mw.attention``."""
     from maskwright.runtime.api import cached_attention
 
-    chosen = KernelConfig(**json.loads(config)) if config else None
+    chosen = Configs.from_text(config)
     mask_ = mask_node(parse(mask) if mask else None)
     return cached_attention(mask_, score_node(parse(score) if score else None), chosen)
 

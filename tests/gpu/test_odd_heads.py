@@ -8,6 +8,7 @@ import torch
 import maskwright as mw
 from maskwright import k
 from maskwright import q
+from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.runtime.check import dense_attention
 
@@ -57,5 +58,6 @@ def test_every_configuration(head_dim: int, value_dim: int) -> None:
                 value_dim=value_dim,
                 dtype="float16",
                 config=config,
+                backward=BackwardConfig(config, config),
             )
             assert report.ok, f"{config} {report}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import maskwright as mw
+from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.patterns.catalog import entries
 
@@ -51,6 +52,7 @@ def test_reference_matches_float64(entry):
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
 def test_bulk_copies_give_the_same(entry):
+    bulk = KernelConfig(16, 16, 4, 1, "descriptor")
     report = mw.check(
         entry.mask,
         q_len=50,
@@ -60,7 +62,8 @@ def test_bulk_copies_give_the_same(entry):
         head_dim=16,
         dtype="float32",
         backend="interpret",
-        config=KernelConfig(16, 16, 4, 1, "descriptor"),
+        config=bulk,
+        backward=BackwardConfig(bulk, bulk),
         **entry.bindings(1, HEADS, KV_HEADS, 50, 70),
     )
     assert report.ok, str(report)

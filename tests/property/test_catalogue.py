@@ -8,6 +8,7 @@ import pytest
 from maskwright import to_dense
 from maskwright.codegen.api import call_of
 from maskwright.codegen.api import inside
+from maskwright.codegen.granule import granule
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.schedule import derive
 from maskwright.codegen.tile import TileShape
@@ -48,6 +49,30 @@ def test_schedule_is_exact(entry, size):
         assert np.array_equal(full > 0, some & every), f"full tiles of {block}"
         assert np.array_equal(partial > 0, some & ~every), f"partial tiles of {block}"
         assert (full + partial <= 1).all()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+def test_transposed_schedule_visits_no_tile_too_many(entry, size):
+    values = entry.bindings(BATCH, HEADS, KV_HEADS, *size)
+    call = call_of(entry.mask.node, *size, BATCH, HEADS, KV_HEADS, None, values)
+    dense = to_dense(entry.mask, *size, batch=BATCH, heads=HEADS, kv_heads=KV_HEADS, **values)
+    for block in ((64, 64), (128, 64), (32, 16)):
+        tile = TileShape(*block, inside=inside(entry.mask.node, call), transposed=True)
+        schedule = derive(entry.mask.node, tile)
+        assert schedule.closed == entry.closed_form, f"tile {block}: {schedule.reasons}"
+        env = call.env(tile, np.arange(call.q_tiles(tile)))
+        some, every = tiles_of(dense.swapaxes(2, 3), tile, tail=True)
+        if not schedule.closed:
+            assert not (some & (visits(schedule.visit, env, call.kv_tiles(tile)) == 0)).any()
+            continue
+        full = visits(schedule.full, env, call.kv_tiles(tile))
+        partial = visits(schedule.partial, env, call.kv_tiles(tile))
+        assert np.array_equal((full + partial) > 0, some), f"visited tiles of {block}"
+        assert (full + partial <= 1).all()
+        assert not ((full > 0) & ~every).any(), f"full tiles of {block}"
+        if granule(entry.mask.node) is None:  # else tiles longer than the mask's blocks
+            assert np.array_equal(full > 0, some & every), f"full tiles of {block}"
 
 
 def test_only_three_patterns_need_a_list_of_tiles():

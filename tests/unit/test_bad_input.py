@@ -314,7 +314,7 @@ def test_a_gpu_that_is_too_old(monkeypatch):
     [
         ({"arch": "sm_75"}, "sm_80"),
         ({"arch": "hopper"}, "sm_90"),
-        ({"op": "backward"}, "forward"),
+        ({"op": "decode"}, "forward"),
         ({"op": "sideways"}, "sideways"),
         ({"dtype": "int8"}, "bfloat16"),
     ],

@@ -55,6 +55,18 @@ def test_schedule(name, golden):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_transposed_schedule(name, golden):
+    tile = TileShape(64, 64, transposed=True)
+    lines = schedule_lines(derive(catalogue_entry(name).mask.node, tile))
+    assert "\n".join(lines) + "\n" == golden
+
+
+@pytest.mark.parametrize("name", ["causal", "document", "local_stride", "vertical_slash"])
+def test_backward_source(name, golden):
+    assert mw.source(catalogue_entry(name).mask, op="backward", arch="sm_90") == golden
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_source(name, golden):
     assert mw.source(catalogue_entry(name).mask, arch="sm_90", dtype="bfloat16") == golden
 

@@ -1,0 +1,71 @@
+"""Calls like an earlier one take the hot path: the same results, and no wrong sharing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import maskwright as mw
+from maskwright import k
+from maskwright import q
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+WINDOW = (k <= q) & (q - k < mw.param("window", min=1))
+
+
+def inputs(length: int = 200, head_dim: int = 64, dtype: torch.dtype = torch.float16):
+    return [torch.randn(1, 4, length, head_dim, device="cuda", dtype=dtype) for _ in range(3)]
+
+
+@pytest.mark.parametrize("length", [100, 1000])
+def test_second_call_is_hot_and_right(length: int) -> None:
+    found = mw.compile(WINDOW)
+    for step, window in enumerate((7, 90, 1)):
+        tensors = inputs(length)
+        out, lse = found(*tensors, window=window, return_lse=True)
+        wanted = mw.attention(*tensors, WINDOW, window=window, sinks=torch.full((4,), -1e9).cuda())
+        torch.testing.assert_close(out, wanted, atol=2e-3, rtol=2e-3)
+        assert lse.shape == (1, 4, length)
+        assert len(found._hot.launches) == 1, step
+
+
+def test_what_is_unlike_is_not_shared() -> None:
+    found = mw.compile(k <= q)
+    tensors = inputs(300)
+    first = found(*tensors)
+    again = found(*tensors)
+    assert torch.equal(first, again)
+    assert not torch.equal(found(*tensors, scale=0.5), first)
+    assert torch.equal(found(*tensors, q_offset=0), first)
+    shorter = [x[:, :, :299] for x in tensors]
+    torch.testing.assert_close(found(*shorter), first[:, :, :299], atol=1e-3, rtol=1e-3)
+    wide = [torch.empty(1, 4, 300, 65, device="cuda", dtype=x.dtype)[..., 1:] for x in tensors]
+    moved = [w.copy_(x) for w, x in zip(wide, tensors, strict=True)]
+    torch.testing.assert_close(found(*moved), first, atol=1e-3, rtol=1e-3)
+    assert found(*inputs(300, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_who_must_see_the_call_sees_it() -> None:
+    found = mw.compile(k <= q)
+    tensors = inputs(300)
+    found(*tensors)
+    leaf = tensors[0].clone().requires_grad_()
+    assert found(leaf, *tensors[1:]).requires_grad
+    with torch.autocast("cuda", torch.bfloat16):
+        assert found(*tensors).dtype == torch.bfloat16
+    with pytest.raises(mw.BindingError):
+        found(*tensors, window=3)
+    with pytest.raises(mw.BindingError):
+        mw.compile(WINDOW)(*tensors, window=0)
+
+
+def test_another_stream() -> None:
+    found, tensors = mw.compile(k <= q), inputs(500)
+    wanted = found(*tensors)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        out = found(*tensors)
+    stream.synchronize()
+    assert torch.equal(out, wanted)
