@@ -82,7 +82,7 @@ class Attention:
         self.binder = Binder.of(nodes)
         self._config = self.configs.to_text()
         self._kernels: dict[Any, Kernel] = {}
-        self._hot = Hot(self.binder.params, tables=bool(self.binder.tables))
+        self.hot = Hot(self.binder.params, tables=bool(self.binder.tables))
 
     def __repr__(self) -> str:
         return f"<Attention {Expr(self.mask)}>"
@@ -122,26 +122,21 @@ class Attention:
         **bindings: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention; see ``maskwright.attention``."""
-        plain = sinks is None and prepared is None and not torch.compiler.is_compiling()
-        if plain:
-            launch = self._hot.find(query, key, value, bindings, scale, q_offset, backend)
+        if sinks is None and prepared is None and not torch.compiler.is_compiling():
+            kind = (scale, q_offset, backend)
+            launch = self.hot.find((query, key, value), bindings, kind)
             if launch is not None:
                 out, lse = launch(query, key, value, bindings)
                 return (out, lse) if return_lse else out
         tensors = op.autocast(query, key, value)
         options: dict[str, Any] = {"scale": scale, "q_offset": q_offset, "backend": backend}
+        options |= {"sinks": sinks, "prepared": prepared}
         if op.dispatched(*tensors):
-            options |= {"sinks": sinks, "prepared": prepared}
             out, lse = op.attention(self.texts, tensors, bindings, **options)
         elif eager.needed(*tensors, sinks, *bindings.values()):
-            options |= {"sinks": sinks, "prepared": prepared}
             out, lse = eager.attention(self, tensors, bindings, **options)
         else:
-            call = self.call(*tensors, bindings, sinks=sinks, **options)
-            out, lse = self.forward(call, prepared)
-            if plain and call.backend == "triton" and not call.empty and not self.binder.tables:
-                kernel = self._ready(call, sinks=None, interpreted=False)
-                self._hot.remember((query, key, value), call, kernel, scale, q_offset, backend)
+            out, lse = self.run(tensors, bindings, **options)
         return (out, lse) if return_lse else out
 
     # -- what a call is made of; PyTorch's operators come in here ---------------------------------
@@ -156,6 +151,28 @@ class Attention:
     ) -> Call:
         """The checked call."""
         return Call.of(self.binder, query, key, value, bindings, **options)
+
+    def run(
+        self,
+        tensors: tuple[Tensor, Tensor, Tensor],
+        bindings: Mapping[str, Any],
+        *,
+        sinks: Tensor | None,
+        prepared: Prepared | None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """(out, lse) of a call, by the hot path if it is like an earlier one."""
+        kind = (options["scale"], options["q_offset"], options["backend"])
+        plain = sinks is None and prepared is None
+        launch = self.hot.find(tensors, bindings, kind) if plain else None
+        if launch is not None:
+            return launch(*tensors, bindings)
+        call = self.call(*tensors, bindings, sinks=sinks, **options)
+        out, lse = self.forward(call, prepared)
+        if plain and call.backend == "triton" and not call.empty:
+            kernel = self._ready(call, sinks=None, interpreted=False)
+            self.hot.remember(call, tensors, kernel, kind)
+        return out, lse
 
     def forward(self, call: Call, prepared: Prepared | None = None) -> tuple[Tensor, Tensor]:
         """(out, lse) of a checked call; autograd does not see it."""

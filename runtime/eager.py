@@ -71,8 +71,12 @@ def attention(
 
 class _Attention(Function):
     @staticmethod
-    def forward(run: Run, *tensors: Any) -> tuple[Tensor, Tensor]:
-        return run.found.forward(run.call(*tensors), run.prepared)
+    def forward(
+        run: Run, query: Tensor, key: Tensor, value: Tensor, sinks: Any, *given: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        bindings = run.values | dict(zip(run.names, given, strict=True))
+        options = {"sinks": sinks, "prepared": run.prepared}
+        return run.found.run((query, key, value), bindings, **options, **run.options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -107,9 +111,17 @@ class _Gradients(Function):
         lse: Tensor,
         *tensors: Any,
     ) -> tuple[Tensor | None, ...]:
+        plain = not run.names and tensors[3] is None and grad_out is not None
+        given = (*tensors[:3], out, lse, grad_out, *(() if grad_lse is None else (grad_lse,)))
+        hot, kind = run.found.hot, tuple(run.options.values())
+        launch = hot.find_backward(given, run.values, kind) if plain else None
+        if launch is not None:
+            return *launch(given, run.values), None
         names = [name for name, chosen in zip(run.names, wanted, strict=True) if chosen]
-        outputs = Outputs(out, lse, grad_out, grad_lse)
-        *dense, tables = gradients(run.found, run.call(*tensors), outputs, names)
+        outputs, call = Outputs(out, lse, grad_out, grad_lse), run.call(*tensors)
+        *dense, tables = gradients(run.found, call, outputs, names)
+        if plain:
+            hot.remember_backward(run.found, call, given, kind)
         found = [*dense, *(tables[name] if name in names else None for name in run.names)]
         pairs = zip(found, tensors, strict=True)
         return tuple(None if gradient is None else like(gradient, x) for gradient, x in pairs)

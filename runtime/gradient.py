@@ -48,7 +48,7 @@ class BackwardKernel:
     handles: dict[str, Any] = field(default_factory=dict)
 
     def run(self, *tensors: Tensor, **options: Any) -> Any:
-        """(grad_query, grad_key, grad_value, delta, gradients of tables)."""
+        """(grad_query, grad_key, grad_value, row_lse, row_delta, gradients of tables)."""
         if self.interpreted:
             with interpreter():
                 return self.module.backward(*tensors, **options)
@@ -101,10 +101,10 @@ def backward(
     query, key, value, out, grad_out = (_plain(x) for x in (query, key, value, out, grad_out))
     values = values | {name: x.contiguous() for name, x in tables.items()}
     tensors = (query, key, value, grad_out)
-    kernel = _ready(found, tensors, shapes, wanted, inside=inside, interpreted=interpreted)
+    kernel = ready(found, tensors, shapes, wanted, inside=inside, interpreted=interpreted)
     _announce(found, kernel.compiled.plan)
     names = {x.name: x.text for x in kernel.compiled.plan.bindings}
-    grad_query, grad_key, grad_value, delta, of_tables = kernel.run(
+    grad_query, grad_key, grad_value, _, delta, of_tables = kernel.run(
         *(query, key, value, out, lse.contiguous(), grad_out),
         grad_lse=None if grad_lse is None else grad_lse.float().contiguous(),
         scale=scale,
@@ -114,7 +114,7 @@ def backward(
     grad_sinks = None
     if sinks is not None:
         share = torch.exp(sinks.float()[None, :, None] - lse).masked_fill(lse == -torch.inf, 0.0)
-        grad_sinks = -(share * delta).sum((0, 2)).to(sinks.dtype)
+        grad_sinks = -(share * delta[:, :, : shapes.q_len]).sum((0, 2)).to(sinks.dtype)
     return (
         grad_query,
         grad_key,
@@ -140,7 +140,7 @@ def _plain(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 and 0 not in x.stride() else x.contiguous()
 
 
-def _ready(
+def ready(
     found: Attention,
     tensors: tuple[Tensor, ...],
     shapes: Shapes,

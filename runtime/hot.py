@@ -1,14 +1,19 @@
-"""The hot path: a call like an earlier one goes to its compiled kernel with one look-up.
+"""The hot path: a call like an earlier one goes to its compiled kernels with one look-up.
 
-It serves eager calls without gradients whose kernel needs nothing but the tensors and params: no
-tables, no sinks, no work before it. Everything else takes the checked way of ``Attention``. What
-makes two calls alike is in the key; what the key does not hold is asked in ``Hot.find``.
+It serves eager calls whose kernels need nothing but the tensors and params: no tables, no sinks,
+no work before the kernel. Everything else takes the checked way of ``Attention``. What makes two
+calls alike is in the key; what the key does not hold is asked in ``Hot.find``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,62 +21,95 @@ from torch import Tensor
 from maskwright.dsl import nodes as n
 from maskwright.dsl.evaluate import PARAM_LIMIT
 from maskwright.runtime.call import Call
+from maskwright.runtime.frozen import Frozen
+from maskwright.runtime.frozen import Slot
+from maskwright.runtime.frozen import warn_slow
 from maskwright.runtime.launch import Kernel
 
+if TYPE_CHECKING:
+    from maskwright.runtime.api import Attention
+    from maskwright.runtime.gradient import BackwardKernel
+
+Tensors: TypeAlias = tuple[Tensor, ...]
 _MOST = 4096  # kinds of calls remembered for one mask
+# What compiled graphs allocate with: half the time of torch.empty.
+_EMPTY = getattr(getattr(torch._C._dynamo, "guards", None), "_empty_strided_cuda", None)  # noqa: SLF001
+
+
+class Space:
+    """Room for a new tensor like another one."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.what = (tuple(like.shape), like.stride(), like.dtype)
+        self.device = like.device
+
+    def new(self) -> Tensor:
+        """A tensor that holds anything, on the current device."""
+        if _EMPTY is not None:
+            found: Tensor = _EMPTY(*self.what)
+            return found
+        shape, stride, dtype = self.what
+        return torch.empty_strided(shape, stride, dtype=dtype, device=self.device)
+
+
+def _slots(kernel: Any) -> dict[str, Slot]:
+    return {x.text: Slot() for x in kernel.compiled.plan.bindings}
+
+
+def _places(found: Sequence[object]) -> dict[int, int]:
+    return {id(x): place for place, x in enumerate(found)}
 
 
 class Launch:
-    """One kernel with all arguments in place but the tensors and the params."""
+    """The forward of one kind of call."""
 
     def __init__(self, kernel: Kernel, call: Call) -> None:
-        from triton import knobs
-
-        module, plan = kernel.module, kernel.compiled.plan
-        tensors = (call.query, call.key, call.value)
-        params = {x.text: call.values[x.name] for x in plan.bindings}
+        tensors = [x.detach() for x in (call.query, call.key, call.value)]  # distinct objects
+        slots = _slots(kernel)
         options = {"scale": call.scale, "q_offset": call.shapes.q_offset}
-        self.grid, found, out, lse = module.arguments(*tensors, **options, **params)
-        self.arguments = [*(None,) * 5, *found[5:]]
-        self.described = [
-            vars(x) if plan.request.config.loads == "descriptor" else None for x in found[:3]
-        ]
-        self.shape, self.rows = out.shape, lse.shape
-        first = len(found) - len(params)
-        self.params = [(first + i, x.name) for i, x in enumerate(plan.bindings)]
-        self.handle, self.runtime = kernel.handle, knobs.runtime
-        self.run, self.function = kernel.handle.run, kernel.handle.function
-        self.metadata, self.device = kernel.handle.packed_metadata, call.query.get_device()
-        self.kind = type(found[0])
+        grid, found, out, lse = kernel.module.arguments(*tensors, **options, **slots)
+        places = _places([*tensors, out, lse, *slots.values()])
+        self.frozen = Frozen(kernel.handle, grid, found, places, call.query.get_device())
+        self.out, self.lse = Space(out), Space(lse)
+        self.params = [x.name for x in kernel.compiled.plan.bindings]
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, bindings: Mapping[str, int]
     ) -> tuple[Tensor, Tensor]:
         """(out, lse)."""
-        out = query.new_empty(self.shape)
-        lse = query.new_empty(self.rows, dtype=torch.float32)
-        arguments = self.arguments.copy()
-        arguments[:5] = [*self._describe(query, key, value), out, lse]
-        for place, name in self.params:
-            arguments[place] = bindings[name]
-        if self.runtime.launch_enter_hook is not None:
-            self.handle[self.grid](*arguments)
-            return out, lse
-        stream = torch._C._cuda_getCurrentRawStream(self.device)  # noqa: SLF001
-        self.run(*self.grid, stream, self.function, self.metadata, None, None, None, *arguments)
+        out, lse = self.out.new(), self.lse.new()
+        params = [bindings[name] for name in self.params]
+        self.frozen([x.data_ptr() for x in (query, key, value, out, lse)] + params)
         return out, lse
 
-    def _describe(self, *tensors: Tensor) -> list[Any]:
-        """The tensors as the kernel takes them: as they are, or in a copy of a descriptor."""
-        found: list[Any] = []
-        for x, fields in zip(tensors, self.described, strict=True):
-            if fields is None:
-                found.append(x)
-                continue
-            descriptor = object.__new__(self.kind)
-            descriptor.__dict__.update(fields, base=x)
-            found.append(descriptor)
-        return found
+
+class BackwardLaunch:
+    """The backward of one kind of call."""
+
+    def __init__(self, kernel: BackwardKernel, call: Call, given: Tensors) -> None:
+        """``given``: out, lse, grad_out, and the gradient of the LSE if there is one."""
+        tensors = [x.detach() for x in (call.query, call.key, call.value, *given)]
+        slots = _slots(kernel)
+        options: dict[str, Any] = {"scale": call.scale, "q_offset": call.shapes.q_offset}
+        options |= {"grad_lse": tensors[6]} if len(tensors) > 6 else {}
+        launches, made = kernel.module.arguments(*tensors[:6], **options, **slots)
+        places = _places([*tensors, *made[:5], *slots.values()])
+        device = call.query.get_device()
+        self.frozen = [
+            Frozen(kernel.handles[name], grid, found, places, device)
+            for name, grid, found in launches
+        ]
+        self.spaces = [Space(x) for x in made[:5]]
+        self.params = [x.name for x in kernel.compiled.plan.bindings]
+
+    def __call__(self, tensors: Tensors, bindings: Mapping[str, int]) -> list[Tensor]:
+        """Gradients of query, key and value."""
+        made = [space.new() for space in self.spaces]
+        params = [bindings[name] for name in self.params]
+        values = [x.data_ptr() for x in (*tensors, *made)] + params
+        for frozen in self.frozen:
+            frozen(values)
+        return made[:3]
 
 
 class Hot:
@@ -80,57 +118,60 @@ class Hot:
     def __init__(self, params: tuple[n.Param, ...], *, tables: bool) -> None:
         self.ranges = [(p.name, *_range(p)) for p in params]
         self.tables = tables
-        self.launches: dict[Any, Launch] = {}
-
-    def key(self, query: Tensor, key: Tensor, value: Tensor, *options: Any) -> Any:
-        """What makes calls alike, besides what ``find`` asks."""
-        return (
-            (query.shape, query.stride(), key.shape, key.stride(), value.shape, value.stride()),
-            (query.dtype, key.dtype, value.dtype),
-            (query.get_device(), key.get_device(), value.get_device()),
-            options,
-        )
+        self.forward: dict[Any, Launch] = {}
+        self.backward: dict[Any, BackwardLaunch] = {}
 
     def find(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        bindings: Mapping[str, Any],
-        *options: Any,
+        self, tensors: Tensors, bindings: Mapping[str, Any], options: tuple[Any, ...]
     ) -> Launch | None:
         """The launch of a call like an earlier one, if nothing but the kernel is wanted."""
-        if not self.launches or not self._plain(query, key, value) or not self._bound(bindings):
+        if not self.forward or not _plain(tensors) or not self._bound(bindings):
             return None
-        return self.launches.get(self.key(query, key, value, *options))
+        return self.forward.get((_kind(tensors), options))
 
-    def remember(
-        self, given: tuple[Tensor, Tensor, Tensor], call: Call, kernel: Kernel, *options: Any
-    ) -> None:
+    def remember(self, call: Call, given: Tensors, kernel: Kernel, options: Any) -> None:
         """Keep the launch of a call that has just been made, if it is simple enough."""
-        alike = all(x is y for x, y in zip(given, (call.query, call.key, call.value), strict=True))
-        simple = alike and not (self.tables or kernel.prepares or call.scale < 0)
-        if simple and call.sinks is None and call.backend == "triton" and self._plain(*given):
-            if len(self.launches) >= _MOST:
-                self.launches.clear()
-            self.launches[self.key(*given, *options)] = Launch(kernel, call)
+        if self._simple(call, given) and not kernel.prepares and _plain(given) and call.scale >= 0:
+            self._keep(self.forward, (_kind(given), options), partial(Launch, kernel, call))
 
-    def _plain(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
-        """Tensors of the current GPU and nobody who must see the call: autograd, modes, autocast."""
-        return (
-            type(query) is Tensor
-            and type(key) is Tensor
-            and type(value) is Tensor
-            and not (query.data_ptr() | key.data_ptr() | value.data_ptr()) & 15
-            and query.get_device() == torch._C._cuda_getDevice()  # noqa: SLF001
-            and not (
-                torch.is_grad_enabled()
-                and (query.requires_grad or key.requires_grad or value.requires_grad)
-            )
-            and not torch._C._len_torch_dispatch_stack()  # noqa: SLF001
-            and not torch._C._are_functorch_transforms_active()  # noqa: SLF001
-            and not torch.is_autocast_enabled("cuda")
-        )
+    def find_backward(
+        self, tensors: Tensors, bindings: Mapping[str, Any], options: tuple[Any, ...]
+    ) -> BackwardLaunch | None:
+        """Likewise; ``tensors`` are query, key, value, out, lse, grad_out, perhaps grad_lse."""
+        if not self.backward or not _plain(tensors) or not self._bound(bindings):
+            return None
+        return self.backward.get((_kind(tensors), options))
+
+    def remember_backward(
+        self, found: Attention, call: Call, given: Tensors, options: tuple[Any, ...]
+    ) -> None:
+        """Keep the backward launches of a call that has just been made."""
+        from maskwright.runtime.gradient import ready
+
+        readable = all(x.stride(-1) == 1 and 0 not in x.stride() for x in given[3:])
+        rows = all(x.is_contiguous() and x.dtype == torch.float32 for x in (given[4], *given[6:]))
+        simple = self._simple(call, given[:3]) and not call.empty
+        if not (simple and readable and rows and _plain(given)):
+            return
+        tensors = (*given[:3], given[5])
+        kernel = ready(found, tensors, call.shapes, (), inside=call.inside, interpreted=False)
+        if not kernel.compiled.plan.prepares:
+            make = partial(BackwardLaunch, kernel, call, given[3:])
+            self._keep(self.backward, (_kind(given), options), make)
+
+    def _keep(self, launches: dict[Any, Any], kind: Any, make: Callable[[], Any]) -> None:
+        """The hot path rests on what a Triton version does inside: without it, all still works."""
+        if len(launches) >= _MOST:
+            launches.clear()
+        try:
+            launches[kind] = make()
+        except Exception as error:
+            warn_slow(error)
+            self.tables = True  # not again
+
+    def _simple(self, call: Call, given: Tensors) -> bool:
+        alike = all(x is y for x, y in zip(given, (call.query, call.key, call.value), strict=True))
+        return alike and not self.tables and call.sinks is None and call.backend == "triton"
 
     def _bound(self, bindings: Mapping[str, Any]) -> bool:
         """Every param has an int in its range, and there is nothing else."""
@@ -141,6 +182,29 @@ class Hot:
             if type(value) is not int or not low <= value <= high:
                 return False
         return True
+
+
+def _kind(tensors: Tensors) -> tuple[Any, ...]:
+    """What makes tensors alike: everything but their data and their address."""
+    return tuple([(x.shape, x.stride(), x.dtype, x.get_device()) for x in tensors])
+
+
+def _plain(tensors: Tensors) -> bool:
+    """Aligned tensors of the current GPU, and nobody who must see the call."""
+    for x in tensors:
+        if type(x) is not Tensor or x.data_ptr() & 15:
+            return False
+    query, key, value = tensors[:3]
+    return (
+        query.get_device() == torch._C._cuda_getDevice()  # noqa: SLF001
+        and not (
+            torch.is_grad_enabled()
+            and (query.requires_grad or key.requires_grad or value.requires_grad)
+        )
+        and not torch._C._len_torch_dispatch_stack()  # noqa: SLF001
+        and not torch._C._are_functorch_transforms_active()  # noqa: SLF001
+        and not torch.is_autocast_enabled("cuda")
+    )
 
 
 def _range(p: n.Param) -> tuple[int, int]:

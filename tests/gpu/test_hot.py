@@ -27,7 +27,7 @@ def test_second_call_is_hot_and_right(length: int) -> None:
         wanted = mw.attention(*tensors, WINDOW, window=window, sinks=torch.full((4,), -1e9).cuda())
         torch.testing.assert_close(out, wanted, atol=2e-3, rtol=2e-3)
         assert lse.shape == (1, 4, length)
-        assert len(found._hot.launches) == 1, step
+        assert len(found.hot.forward) == 1, step
 
 
 def test_what_is_unlike_is_not_shared() -> None:

@@ -1,0 +1,188 @@
+"""The hot path without a GPU: frozen launches run interpreted kernels, found by their addresses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import maskwright as mw
+from maskwright import k
+from maskwright import q
+from maskwright.codegen.config import BackwardConfig
+from maskwright.codegen.config import KernelConfig
+from maskwright.runtime import frozen
+from maskwright.runtime import gradient
+from maskwright.runtime import hot
+from maskwright.runtime.interpret import interpreter
+
+WINDOW = (k <= q) & (q - k < mw.param("window", min=1, max=500))
+KIND = (None, None, "triton")
+
+
+class Memory:
+    """Tensors by address, and kernels that take addresses."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[int, torch.Tensor] = {}
+
+    def keep(self, *tensors: torch.Tensor) -> None:
+        self.tensors |= {x.data_ptr(): x for x in tensors}
+
+    def tensor(self, x):
+        if hasattr(x, "base"):
+            copy = object.__new__(type(x))
+            copy.__dict__.update(vars(x), base=self.tensor(x.base.data_ptr()))
+            return copy
+        return self.tensors.get(x, x) if type(x) is int else x
+
+    def handle(self, kernel) -> SimpleNamespace:
+        def run(gx, gy, gz, stream, function, metadata, *rest):
+            with interpreter():
+                kernel[gx, gy, gz](*map(self.tensor, rest[3:]))
+
+        run.global_scratch_size = 1  # not the launcher of Triton 3.6
+        return SimpleNamespace(run=run, function=0, packed_metadata=(), metadata=None)
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    found = Memory()
+    plain = hot.Space.new
+
+    def new(space: hot.Space) -> torch.Tensor:
+        made = plain(space).fill_(float("nan"))
+        found.keep(made)
+        return made
+
+    monkeypatch.setattr(hot.Space, "new", new)
+    monkeypatch.setattr(hot, "_EMPTY", None)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: -1, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda _device: 0, raising=False)
+    return found
+
+
+def remembered(found: mw.Attention, memory: Memory, tensors, **bindings):
+    """A call whose forward and backward are hot afterwards; its gradients by the checked way."""
+    grad_out, grad_lse = torch.randn_like(tensors[0]), torch.randn(tensors[0].shape[:3])
+    call = found.call(*tensors, bindings, backend="interpret")
+    out, lse = found.forward(call)
+    kernel = found._ready(call, sinks=None, interpreted=True)
+    kernel.handle = memory.handle(kernel.module.forward_kernel)
+    given = (*tensors, out, lse, grad_out, grad_lse)
+    options = {"inside": call.inside, "interpreted": True}
+    backward = gradient.ready(found, (*tensors, grad_out), call.shapes, (), **options)
+    for name in backward.module.OPTIONS:
+        backward.handles[name] = memory.handle(getattr(backward.module, name))
+    call = replace(call, backend="triton")
+    found.hot.remember(call, tensors, kernel, KIND)
+    found.hot._keep(
+        found.hot.backward,
+        (hot._kind(given), KIND),
+        lambda: hot.BackwardLaunch(backward, call, given[3:]),
+    )
+    return given
+
+
+@pytest.mark.parametrize("loads", ["pointer", "descriptor"])
+def test_forward_and_backward(memory: Memory, attend, loads: str) -> None:
+    config = KernelConfig(16, 16, 4, 1, loads)
+    found = mw.compile(WINDOW).with_config(config).with_config(BackwardConfig(config, config))
+    first = attend.inputs(40, 56, heads=4, kv_heads=2)
+    remembered(found, memory, first, window=9)
+    for seed, window in ((1, 9), (2, 30), (3, 1)):
+        tensors = attend.inputs(40, 56, heads=4, kv_heads=2, seed=seed)
+        memory.keep(*tensors)
+        launch = found.hot.find(tensors, {"window": window}, KIND)
+        out, lse = launch(*tensors, {"window": window})
+        leaves = [x.clone().requires_grad_() for x in tensors]
+        wanted = found(*leaves, window=window, return_lse=True, backend="interpret")
+        torch.testing.assert_close(out, wanted[0])
+        torch.testing.assert_close(lse, wanted[1])
+        given = (*tensors, out, lse, torch.randn_like(out), torch.randn_like(lse))
+        memory.keep(*given)
+        launch = found.hot.find_backward(given, {"window": window}, KIND)
+        mine = launch(given, {"window": window})
+        truth = torch.autograd.grad(wanted, leaves, given[5:])
+        for x, y in zip(mine, truth, strict=True):
+            torch.testing.assert_close(x, y)
+
+
+def test_query_key_and_value_may_be_one_tensor(memory: Memory, attend) -> None:
+    found = mw.compile(k <= q)
+    x = attend.inputs(40)[0]
+    remembered(found, memory, (x, x, x))
+    tensors = attend.inputs(40, seed=5)
+    memory.keep(*tensors)
+    out, _ = found.hot.find(tensors, {}, KIND)(*tensors, {})
+    torch.testing.assert_close(out, found(*tensors, backend="interpret"))
+
+
+def test_what_is_unlike_is_not_found(memory: Memory, attend) -> None:
+    found = mw.compile(WINDOW)
+    tensors = attend.inputs(40)
+    remembered(found, memory, tensors, window=9)
+    find = found.hot.find
+    assert find(tensors, {"window": 9}, KIND) is not None
+    assert find(tensors, {"window": 9}, (0.5, None, "triton")) is None
+    assert find(attend.inputs(41), {"window": 9}, KIND) is None
+    assert find(attend.inputs(40, dtype=torch.float16), {"window": 9}, KIND) is None
+    for bindings in ({}, {"window": 0}, {"window": 501}, {"window": True}, {"other": 9}):
+        assert find(tensors, bindings, KIND) is None, bindings
+    leaf = tensors[0].clone().requires_grad_()
+    assert find((leaf, *tensors[1:]), {"window": 9}, KIND) is None
+    with torch.no_grad():
+        assert find((leaf, *tensors[1:]), {"window": 9}, KIND) is not None
+    parameter = torch.nn.Parameter(tensors[0])
+    assert find((parameter, *tensors[1:]), {"window": 9}, KIND) is None
+    shifted = torch.empty(tensors[0].numel() + 1)[1:].view_as(tensors[0])
+    assert find((shifted, *tensors[1:]), {"window": 9}, KIND) is None
+
+
+def test_masks_with_tables_are_not_remembered(memory: Memory, attend) -> None:
+    found = mw.compile(mw.patterns.document())
+    tensors = attend.inputs(40)
+    doc_id = torch.zeros(1, 40, dtype=torch.int32)
+    call = found.call(*tensors, {"doc_id": doc_id}, backend="interpret")
+    kernel = found._ready(call, sinks=None, interpreted=True)
+    found.hot.remember(replace(call, backend="triton"), tensors, kernel, KIND)
+    assert not found.hot.forward
+
+
+def test_arguments_laid_out_for_the_launcher_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A descriptor becomes a map, its shape and its strides; maps are encoded once an address."""
+    from triton.backends.nvidia import driver
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    launched, encoded = [], []
+
+    def encode(descriptor, meta):
+        encoded.append((descriptor.base.data_ptr(), meta))
+        return [f"map {descriptor.base.data_ptr()}", *descriptor.shape, *descriptor.strides]
+
+    monkeypatch.setattr(frozen, "_launcher", lambda _handle: lambda *x: launched.append(x))
+    monkeypatch.setattr(driver, "make_tensordesc_arg", encode)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda _device: 7, raising=False)
+    x, out, window = torch.zeros(4, 16), torch.zeros(4, 16), frozen.Slot()
+    described = TensorDescriptor(x, [4, 16], [16, 1], [4, 16])
+    run = SimpleNamespace(launch_cooperative_grid=False, launch_pdl=False)
+    handle = SimpleNamespace(
+        run=run,
+        function="f",
+        packed_metadata=(4, 1, 0),
+        metadata=SimpleNamespace(tensordesc_meta=[{"swizzle": 1}]),
+    )
+    places = {id(x): 0, id(out): 1, id(window): 2}
+    launch = frozen.Frozen(handle, (8, 2, 1), [described, out, 5, window, 0.5], places, 0)
+    encoded.clear()
+    for values in ((1024, 2048, 9), (1024, 4096, 10), (512, 2048, 11)):
+        launch(values)
+    prefix = (8, 2, 1, 7, "f", False, False, None, None, (4, 1, 0), None, None, None)
+    assert launched == [
+        (*prefix, "map 1024", 4, 16, 16, 1, 2048, 5, 9, 0.5),
+        (*prefix, "map 1024", 4, 16, 16, 1, 4096, 5, 10, 0.5),
+        (*prefix, "map 512", 4, 16, 16, 1, 2048, 5, 11, 0.5),
+    ]
+    assert [address for address, _ in encoded] == [1024, 512]
