@@ -118,6 +118,7 @@ class WalkPlan:
         score_lines, score: likewise for the score expression, in both loops.
         slope: derivative of the score expression by ``s``; empty where it is 1.
         table_gradients: derivatives by the reads of float tables.
+        backward: the kernel computes gradients.
     """
 
     request: Request
@@ -136,6 +137,7 @@ class WalkPlan:
     bounds: BoundsPlan | None
     tile_list: ListPlan | None
     helpers: frozenset[str]
+    backward: bool
 
     @property
     def transposed(self) -> bool:
@@ -197,6 +199,7 @@ def plan_walk(request: Request, tile: TileShape, *, gradients: bool = False) -> 
         bounds=bounds[0] if bounds else None,
         tile_list=tile_list[0] if tile_list else None,
         helpers=frozenset(helpers),
+        backward=gradients,
     )
 
 

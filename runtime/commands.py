@@ -27,7 +27,7 @@ Command: TypeAlias = Callable[[Namespace], int]
 ARCHES = ("sm_80", "sm_90", "sm_100")
 FAILED = 1
 BUILD_COLUMNS = (
-    *("arch", "registers", "stack_bytes", "spills", "shared_bytes", "shared_limit"),
+    *("arch", "kernel", "registers", "stack_bytes", "spills", "shared_bytes", "shared_limit"),
     *("num_warps", "cubin_bytes", "seconds"),
 )
 
@@ -99,7 +99,7 @@ def build(args: Namespace) -> int:
         for arch in arches:
             steps.step(f"compiling for {arch}")
             options = {"op": args.op, "dtype": args.dtype, "head_dim": args.head_dim}
-            results.append(cross_compile(argument.mask, arch, **options).to_dict())
+            results += [x.to_dict() for x in cross_compile(argument.mask, arch, **options)]
     if args.json:
         render.print_json({"mask": str(argument.mask), "builds": results})
     else:

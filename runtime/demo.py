@@ -116,7 +116,7 @@ def _one(
         **_arguments(case, device.q_len, heads=2),
     )
     steps.step(f"{case.name}: compiling for {arch}")
-    built = cross_compile(case.mask, arch).to_dict()
+    built = cross_compile(case.mask, arch)[0].to_dict()
     steps.step(f"{case.name}: drawing")
     picture = output / f"{case.name}.png"
     maskwright.draw(case.mask, path=picture, tile=DRAWN_TILE, **_arguments(case, DRAWN))

@@ -25,9 +25,10 @@ _TABLES = {"int": "*i32", "bool": "*u8", "float": "*fp32"}
 
 @dataclass(frozen=True)
 class BuildReport:
-    """Resources of the forward kernel on one architecture.
+    """Resources of a kernel on one architecture.
 
     Attributes:
+        kernel: its name in the module.
         registers: per thread.
         stack_bytes: local memory per thread; spills show here.
         shared_bytes: shared memory of a program.
@@ -35,6 +36,7 @@ class BuildReport:
     """
 
     arch: str
+    kernel: str
     registers: int
     stack_bytes: int
     shared_bytes: int
@@ -56,14 +58,21 @@ class BuildReport:
     def __str__(self) -> str:
         spills = f"SPILLS {self.stack_bytes} bytes" if self.spills else "no spills"
         return (
-            f"{self.arch}: {self.registers} registers, {spills}, "
+            f"{self.arch}: {self.kernel}, {self.registers} registers, {spills}, "
             f"{self.shared_bytes / 1024:.0f} of {self.shared_limit / 1024:.0f} KiB shared, "
             f"{self.num_warps} warps, cubin {self.cubin_bytes / 1024:.0f} KiB, {self.seconds:.1f} s"
         )
 
 
-def build(plan: WalkPlan, source: str, name: str, arch: str) -> BuildReport:
-    """Compile the forward kernel of a plan for ``arch``.
+def build(
+    plan: WalkPlan, pads: tuple[int, int], source: str, name: str, arch: str, kernel: str
+) -> BuildReport:
+    """Compile one kernel of a module for ``arch``.
+
+    Args:
+        plan: of the kernel.
+        pads: columns of its tiles of keys and of values.
+        source, name: of the module.
 
     Raises:
         LoweringError: if the architecture is unknown or the compiler refuses.
@@ -75,11 +84,12 @@ def build(plan: WalkPlan, source: str, name: str, arch: str) -> BuildReport:
     number = arch_number(arch)
     module = _load(cache.store(f"{name}.py", source), name)
     config = plan.request.config
-    signature, attrs = _signature(plan, module)
+    function = getattr(module, kernel)
+    signature, attrs = _signature(plan, pads, function.arg_names)
     started = time.perf_counter()
     try:
         compiled = triton.compile(
-            ASTSource(module.forward_kernel, signature, {}, attrs),
+            ASTSource(function, signature, {}, attrs),
             target=GPUTarget("cuda", number, 32),
             options={"num_warps": config.num_warps, "num_stages": config.num_stages},
         )
@@ -91,6 +101,7 @@ def build(plan: WalkPlan, source: str, name: str, arch: str) -> BuildReport:
     limit = SHARED_KIB.get(number, 99) * 1024
     return BuildReport(
         arch,
+        kernel,
         registers,
         stack,
         compiled.metadata.shared,
@@ -111,13 +122,11 @@ def _load(path: Path, name: str) -> ModuleType:
     return module
 
 
-def _signature(plan: WalkPlan, module: ModuleType) -> tuple[dict[str, str], dict[Any, Any]]:
-    """Argument types of the forward kernel, with the alignment a real call has."""
-    request = plan.request
-    pointer = _POINTERS[request.dtype]
-    types: dict[str, str] = {}
-    for name in module.forward_kernel.arg_names:
-        types[name] = _type(name, plan, pointer)
+def _signature(
+    plan: WalkPlan, pads: tuple[int, int], names: list[str]
+) -> tuple[dict[str, str], dict[Any, Any]]:
+    """Types of a kernel's arguments, with the alignment a real call has."""
+    types = {name: _type(name, plan, pads) for name in names}
     attrs: dict[Any, Any] = {}
     for i, (name, kind) in enumerate(types.items()):
         if kind.startswith("*") or name.startswith("stride_"):
@@ -125,22 +134,30 @@ def _signature(plan: WalkPlan, module: ModuleType) -> tuple[dict[str, str], dict
     return types, attrs
 
 
-def _type(name: str, plan: WalkPlan, pointer: str) -> str:
-    config, request = plan.request.config, plan.request
-    if name in ("query", "key", "value") and config.loads == "descriptor":
-        size = request.pads[name == "value"]
-        length = config.block_m if name == "query" else config.block_n
-        block = f"[1, 1, {length}, {size}]"
-        return f"tensordesc<{pointer[1:]}{block}>"
-    if name in ("query", "key", "value", "out"):
-        return pointer
-    fixed = {"lse": "*fp32", "sinks": "*fp32", "scale": "fp32", "bounds": "*i32"}
-    fixed |= {"tile_list": "*i32", "list_starts": "*i64", "list_partial": "*i32"}
-    if name in fixed:
-        return fixed[name]
+_FIXED = {"lse": "*fp32", "delta": "*fp32", "sinks": "*fp32", "scale": "fp32", "bounds": "*i32"}
+_FIXED |= {"tile_list": "*i32", "list_starts": "*i64", "list_partial": "*i32"}
+_RESULTS = ("out", "grad_query", "grad_key", "grad_value")
+
+
+def _type(name: str, plan: WalkPlan, pads: tuple[int, int]) -> str:
+    config, element = plan.request.config, _POINTERS[plan.request.dtype]
+    bulk = config.loads == "descriptor"
+    match name:
+        case "query" | "key" | "value" | "grad_out":
+            length = config.block_m if name in ("query", "grad_out") else config.block_n
+            size = pads[name in ("value", "grad_out")]
+            return f"tensordesc<{element[1:]}[1, 1, {length}, {size}]>" if bulk else element
+        case "lse" | "delta" if bulk and plan.backward:
+            return f"tensordesc<fp32[1, 1, {config.block_m}]>"
+    if name in _RESULTS:
+        return element
+    if name in _FIXED:
+        return _FIXED[name]
     for x in plan.bindings:
         if name in (x.text, f"{x.text}_sorted") and x.ndim:
             return _TABLES[x.dtype]
+        if name == f"grad_{x.text}":
+            return "*fp32"
     return "i32"
 
 

@@ -27,23 +27,37 @@ def _empty_triton_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", MASKS)
 def test_a_kernel_of_every_kind(name):
-    report = cross_compile(MASKS[name], "sm_90")
+    (report,) = cross_compile(MASKS[name], "sm_90")
     assert 0 < report.registers <= 255
     assert 0 < report.shared_bytes <= report.shared_limit
     assert report.cubin_bytes > 0
 
 
+@pytest.mark.parametrize("name", MASKS)
+def test_the_backward_of_every_kind(name):
+    for report in cross_compile(MASKS[name], "sm_90", op="backward"):
+        assert 0 < report.registers <= 255
+        assert 0 < report.shared_bytes <= report.shared_limit
+
+
 @pytest.mark.parametrize("arch", ["sm_80", "sm_100"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_other_targets(arch, dtype):
-    report = cross_compile(patterns.causal(), arch, dtype=dtype, head_dim=64)
-    assert report.arch == arch
-    assert report.shared_bytes <= report.shared_limit
+    for op in ("forward", "backward"):
+        for report in cross_compile(patterns.causal(), arch, op=op, dtype=dtype, head_dim=64):
+            assert report.arch == arch
+            assert report.shared_bytes <= report.shared_limit
+
+
+def test_the_causal_backward_keeps_its_registers():
+    for report in cross_compile(patterns.causal(), "sm_90", op="backward"):
+        assert report.stack_bytes <= 64, str(report)
 
 
 def test_matrix_units_are_used():
-    assert cross_compile(patterns.causal(), "sm_90").instructions.get("HGMMA", 0) > 0
-    assert cross_compile(patterns.causal(), "sm_80").instructions.get("HMMA", 0) > 0
+    for arch, unit in (("sm_90", "HGMMA"), ("sm_80", "HMMA")):
+        (report,) = cross_compile(patterns.causal(), arch)
+        assert report.instructions.get(unit, 0) > 0
 
 
 @pytest.mark.parametrize("arch", ["sm_70", "90", "gfx942"])
