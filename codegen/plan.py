@@ -229,12 +229,11 @@ def bindings_of(request: Request) -> tuple[Binding, ...]:
 
 def _keep(emitter: Emitter, mask: n.Node) -> str:
     """Predicate of a partial tile, with the end of the keys where the mask does not imply it."""
-    transposed = emitter.prover.tile.transposed
     if mask is n.Const(value=True):
-        return "row[None, :] < q_len" if transposed else "k < kv_len"
+        return "k < kv_len"
     text = emitter.emit(mask, TILE)
-    # Rows of queries beyond the end have no weight; keys there are not stored.
-    if transposed or _ends_with_queries(mask, emitter.prover):
+    # Transposed, rows of queries beyond the end have no weight, and keys there are not stored.
+    if emitter.prover.tile.transposed or _ends_with_queries(mask, emitter.prover):
         return text
     return f"{text} & (k < kv_len)"
 

@@ -66,7 +66,9 @@ class RangeBuilder:
         result = replace(
             result, touch=plain, touch_strided=strided, touch_stride=other, touch_reasons=reasons
         )
-        result = self._with_tail(result, touched) if self.tail else result
+        # Rows of queries beyond the end have no weight: such a tile needs no mask.
+        masked = self.tail and not self.tile.transposed
+        result = self._with_tail(result, touched) if masked else result
         return result if self.tile.inside else self._guard(result, mask)
 
     def _projected(self, found: Clauses) -> list[Keys]:

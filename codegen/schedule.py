@@ -72,7 +72,7 @@ def derive(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedule:
     Args:
         mask: mask node.
         tile: tile shape; if transposed, the schedule walks over tiles of queries.
-        tail: count a last tile that reaches beyond the end as partial, as a kernel must.
+        tail: count a last tile that reaches beyond the keys as partial, as a kernel must.
     """
     mask = exchanged(mask) if tile.transposed else mask
     algebra = TileAlgebra(Prover(tile))

@@ -16,6 +16,9 @@ import pytest
 
 import maskwright as mw
 from maskwright import patterns
+from maskwright.codegen.describe import schedule_lines
+from maskwright.codegen.schedule import derive
+from maskwright.codegen.tile import TileShape
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -25,7 +28,8 @@ EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {TRAINING})
 PICTURE = ROOT / "docs" / "img" / "a_shape.png"
 LARGEST_PICTURE = 60_000
 BLOCK = re.compile(
-    r"<!-- (schedule|scalars|bounds|loops|explain): (.+?) -->\n```\w*\n(.*?)```", re.DOTALL
+    r"<!-- (schedule|transposed|scalars|bounds|loops|explain): (.+?) -->\n```\w*\n(.*?)```",
+    re.DOTALL,
 )
 LENGTH = 131072  # of explained calls
 CUT = "        ...\n"
@@ -44,6 +48,9 @@ def generated(kind: str, text: str) -> str:
             return f"{mw.explain(mask, q_len=LENGTH)}\n"
         case "schedule":
             return "\n".join(schedule_of(mw.source(mask))) + "\n"
+        case "transposed":
+            tile = TileShape(64, 64, transposed=True)
+            return "\n".join(schedule_lines(derive(mask.node, tile))) + "\n"
         case "scalars":
             return between(mw.source(mask), "    # Positions of the tile's", "    row = tile_m")
         case "bounds":
