@@ -93,7 +93,7 @@ def _device() -> Device:
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
         return Device("triton", "bfloat16", 2048, 128, f"on {name}")
-    return Device("interpret", "float32", 320, 32, "in Triton's interpreter (no GPU here)")
+    return Device("interpret", "float32", 200, 32, "in Triton's interpreter (no GPU here)")
 
 
 def _one(
