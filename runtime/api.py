@@ -43,6 +43,7 @@ from maskwright.runtime.call import Call
 from maskwright.runtime.check import Report
 from maskwright.runtime.check import check
 from maskwright.runtime.hot import Hot
+from maskwright.runtime.hot import options_of
 from maskwright.runtime.launch import Kernel
 
 __all__ = ["Attention", "Prepared", "Report", "attention", "check", "compile", "prepare", "tune"]
@@ -87,6 +88,11 @@ class Attention:
     def __repr__(self) -> str:
         return f"<Attention {Expr(self.mask)}>"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was made for this process: a copy makes it again."""
+        hot = Hot(self.binder.params, tables=bool(self.binder.tables))
+        return self.__dict__ | {"_kernels": {}, "hot": hot}
+
     def with_config(self, config: KernelConfig | BackwardConfig) -> Attention:
         """The same attention with a fixed configuration of the forward or of the backward."""
         score = None if self.score is None else Expr(self.score)
@@ -122,8 +128,9 @@ class Attention:
         **bindings: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention; see ``maskwright.attention``."""
-        if sinks is None and prepared is None and not torch.compiler.is_compiling():
-            kind = (scale, q_offset, backend)
+        plain = sinks is None and prepared is None and not torch.compiler.is_compiling()
+        if plain and not torch.is_autocast_enabled("cuda"):
+            kind = options_of(scale, q_offset, backend)
             launch = self.hot.find((query, key, value), bindings, kind)
             if launch is not None:
                 out, lse = launch(query, key, value, bindings)
@@ -162,8 +169,8 @@ class Attention:
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """(out, lse) of a call, by the hot path if it is like an earlier one."""
-        kind = (options["scale"], options["q_offset"], options["backend"])
-        plain = sinks is None and prepared is None
+        kind = options_of(**options)
+        plain = sinks is None and prepared is None and not self.hot.tables
         launch = self.hot.find(tensors, bindings, kind) if plain else None
         if launch is not None:
             return launch(*tensors, bindings)
@@ -180,6 +187,7 @@ class Attention:
             return call.nothing()
         if call.backend == "reference":
             return reference.attention(self.mask, self.score, call)
+        eager.refuse_tangents(call.query, call.key, call.value)
         return self._direct(call, prepared)
 
     def prepare(

@@ -15,12 +15,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd import forward_ad
 
 from maskwright.dsl.errors import DispatchError
 from maskwright.runtime.backward import Outputs
 from maskwright.runtime.backward import gradients
 from maskwright.runtime.backward import like
 from maskwright.runtime.call import Call
+from maskwright.runtime.hot import options_of
 
 if TYPE_CHECKING:
     from maskwright.runtime.api import Attention
@@ -88,7 +90,9 @@ class _Attention(Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
         compute = _Gradients.apply if torch.is_grad_enabled() else _Gradients.forward
         wanted = ctx.needs_input_grad[5:]
-        return None, *compute(ctx.run, wanted, grad_out, grad_lse, *ctx.saved_tensors)
+        alive = torch._C._functorch.unwrap_if_dead  # noqa: SLF001  (a vjp may outlive its transform)
+        saved: list[Any] = [x if x is None else alive(x) for x in ctx.saved_tensors]
+        return None, *compute(ctx.run, wanted, grad_out, grad_lse, *saved)
 
     @staticmethod
     def vmap(*_: object) -> NoReturn:
@@ -113,7 +117,7 @@ class _Gradients(Function):
     ) -> tuple[Tensor | None, ...]:
         plain = not run.names and tensors[3] is None and grad_out is not None
         given = (*tensors[:3], out, lse, grad_out, *(() if grad_lse is None else (grad_lse,)))
-        hot, kind = run.found.hot, tuple(run.options.values())
+        hot, kind = run.found.hot, options_of(**run.options)
         launch = hot.find_backward(given, run.values, kind) if plain else None
         if launch is not None:
             return *launch(given, run.values), None
@@ -145,3 +149,19 @@ def refuse_second_derivative() -> NoReturn:
         "attention has no second derivative",
         fix="leave out create_graph=True, or use dense attention for this part of the model",
     )
+
+
+def refuse_tangents(*tensors: Tensor) -> None:
+    """The kernels have no forward-mode derivative.
+
+    Raises:
+        DispatchError: if a tensor carries a tangent.
+    """
+    if forward_ad._current_level < 0:  # noqa: SLF001
+        return
+    unpack: Any = forward_ad.unpack_dual
+    if any(unpack(x).tangent is not None for x in tensors):
+        raise DispatchError(
+            "the generated kernels have no forward-mode derivative",
+            fix='use torch.func.vjp, or backend="reference"',
+        )

@@ -65,8 +65,11 @@ class Frozen:
         self.function, self.metadata = handle.function, handle.packed_metadata
         self.constant = [None if _changes(x) else x for x in arguments]
         self.plain = [(i, places[id(x)]) for i, x in enumerate(arguments) if id(x) in places]
+        # Descriptors without their tensors: those of the first call must not be kept alive.
         self.described = [
-            (i, places[id(x.base)], x) for i, x in enumerate(arguments) if hasattr(x, "base")
+            (i, places[id(x.base)], _moved(x, 0))
+            for i, x in enumerate(arguments)
+            if hasattr(x, "base")
         ]
         self.direct = _Direct.of(handle, arguments, self.plain, self.described)
 
@@ -78,9 +81,10 @@ class Frozen:
             self.handle[self.grid](*self._filled(values))
             return
         stream = torch._C._cuda_getCurrentRawStream(self.device)  # noqa: SLF001
-        if self.direct is not None:
+        direct = self.direct
+        if direct is not None:
             try:
-                self.direct.launch(self.grid, stream, values)
+                direct.launch(self.grid, stream, values)
             except TypeError as error:  # another signature: nothing has been launched
                 self.direct = None
                 warn_slow(error)
@@ -177,7 +181,7 @@ class _Direct:
                 return make_tensordesc_arg(_moved(descriptor, address), meta)[0]
 
             found.maps.append((at, place, {}, encode))
-            found.arguments += make_tensordesc_arg(descriptor, meta)
+            found.arguments += [None, *x.shape, *x.strides]
         return found
 
     def launch(self, grid: tuple[int, int, int], stream: int, values: Sequence[int]) -> None:

@@ -99,14 +99,21 @@ def backward(
     wanted = tuple(sorted(name for name, x in tables.items() if x.requires_grad))
     inside = shapes.positions_inside and found.binder.sorted_inside(values, shapes.kv_len)
     query, key, value, out, grad_out = (_plain(x) for x in (query, key, value, out, grad_out))
+    lse = lse.contiguous()
+    grad_lse = None if grad_lse is None else grad_lse.float().contiguous()
     values = values | {name: x.contiguous() for name, x in tables.items()}
     tensors = (query, key, value, grad_out)
-    kernel = ready(found, tensors, shapes, wanted, inside=inside, interpreted=interpreted)
+    others = (out, lse, *(() if grad_lse is None else (grad_lse,)))
+    others += tuple(x for x in values.values() if isinstance(x, Tensor))
+    offsets = tuple(x.data_ptr() % 16 for x in others)
+    if not any(offsets):
+        offsets = ()
+    kernel = ready(found, tensors, shapes, wanted, offsets, inside=inside, interpreted=interpreted)
     _announce(found, kernel.compiled.plan)
     names = {x.name: x.text for x in kernel.compiled.plan.bindings}
     grad_query, grad_key, grad_value, _, delta, of_tables = kernel.run(
-        *(query, key, value, out, lse.contiguous(), grad_out),
-        grad_lse=None if grad_lse is None else grad_lse.float().contiguous(),
+        *(query, key, value, out, lse, grad_out),
+        grad_lse=grad_lse,
         scale=scale,
         q_offset=q_offset,
         **{names[name]: x for name, x in values.items()},
@@ -145,13 +152,14 @@ def ready(
     tensors: tuple[Tensor, ...],
     shapes: Shapes,
     wanted: tuple[str, ...],
+    offsets: tuple[int, ...] = (),
     *,
     inside: bool,
     interpreted: bool,
 ) -> BackwardKernel:
     """The kernels for this kind of call: one look-up once they have been made."""
     kind = tuple((x.dtype, x.stride(), x.data_ptr() % 16) for x in tensors)
-    mine = (found.mask, found.score, found.configs.backward, wanted)
+    mine = (found.mask, found.score, found.configs.backward, wanted, offsets)
     key = (mine, kind, shapes, tensors[0].device, inside, interpreted)
     if key not in _kernels:
         if len(_kernels) >= _MOST_KERNELS:

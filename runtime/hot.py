@@ -14,12 +14,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeAlias
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from maskwright.dsl import nodes as n
 from maskwright.dsl.evaluate import PARAM_LIMIT
+from maskwright.runtime import settings
 from maskwright.runtime.call import Call
 from maskwright.runtime.frozen import Frozen
 from maskwright.runtime.frozen import Slot
@@ -37,11 +40,11 @@ _EMPTY = getattr(getattr(torch._C._dynamo, "guards", None), "_empty_strided_cuda
 
 
 class Space:
-    """Room for a new tensor like another one."""
+    """Room for a new tensor like another one, on a device."""
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, like: Tensor, device: torch.device) -> None:
         self.what = (tuple(like.shape), like.stride(), like.dtype)
-        self.device = like.device
+        self.device = device
 
     def new(self) -> Tensor:
         """A tensor that holds anything, on the current device."""
@@ -50,6 +53,11 @@ class Space:
             return found
         shape, stride, dtype = self.what
         return torch.empty_strided(shape, stride, dtype=dtype, device=self.device)
+
+
+def _shadow(x: Tensor) -> Tensor:
+    """A tensor like this one without data, and an object of its own."""
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 
 def _slots(kernel: Any) -> dict[str, Slot]:
@@ -64,13 +72,13 @@ class Launch:
     """The forward of one kind of call."""
 
     def __init__(self, kernel: Kernel, call: Call) -> None:
-        tensors = [x.detach() for x in (call.query, call.key, call.value)]  # distinct objects
+        tensors = [_shadow(x) for x in (call.query, call.key, call.value)]
         slots = _slots(kernel)
         options = {"scale": call.scale, "q_offset": call.shapes.q_offset}
         grid, found, out, lse = kernel.module.arguments(*tensors, **options, **slots)
         places = _places([*tensors, out, lse, *slots.values()])
         self.frozen = Frozen(kernel.handle, grid, found, places, call.query.get_device())
-        self.out, self.lse = Space(out), Space(lse)
+        self.out, self.lse = Space(out, call.query.device), Space(lse, call.query.device)
         self.params = [x.name for x in kernel.compiled.plan.bindings]
 
     def __call__(
@@ -88,7 +96,7 @@ class BackwardLaunch:
 
     def __init__(self, kernel: BackwardKernel, call: Call, given: Tensors) -> None:
         """``given``: out, lse, grad_out, and the gradient of the LSE if there is one."""
-        tensors = [x.detach() for x in (call.query, call.key, call.value, *given)]
+        tensors = [_shadow(x) for x in (call.query, call.key, call.value, *given)]
         slots = _slots(kernel)
         options: dict[str, Any] = {"scale": call.scale, "q_offset": call.shapes.q_offset}
         options |= {"grad_lse": tensors[6]} if len(tensors) > 6 else {}
@@ -99,7 +107,7 @@ class BackwardLaunch:
             Frozen(kernel.handles[name], grid, found, places, device)
             for name, grid, found in launches
         ]
-        self.spaces = [Space(x) for x in made[:5]]
+        self.spaces = [Space(x, call.query.device) for x in made[:5]]
         self.params = [x.name for x in kernel.compiled.plan.bindings]
 
     def __call__(self, tensors: Tensors, bindings: Mapping[str, int]) -> list[Tensor]:
@@ -118,6 +126,7 @@ class Hot:
     def __init__(self, params: tuple[n.Param, ...], *, tables: bool) -> None:
         self.ranges = [(p.name, *_range(p)) for p in params]
         self.tables = tables
+        self.seen: set[Any] = set()
         self.forward: dict[Any, Launch] = {}
         self.backward: dict[Any, BackwardLaunch] = {}
 
@@ -127,7 +136,7 @@ class Hot:
         """The launch of a call like an earlier one, if nothing but the kernel is wanted."""
         if not self.forward or not _plain(tensors) or not self._bound(bindings):
             return None
-        return self.forward.get((_kind(tensors), options))
+        return _get(self.forward, (_kind(tensors), options))
 
     def remember(self, call: Call, given: Tensors, kernel: Kernel, options: Any) -> None:
         """Keep the launch of a call that has just been made, if it is simple enough."""
@@ -140,7 +149,7 @@ class Hot:
         """Likewise; ``tensors`` are query, key, value, out, lse, grad_out, perhaps grad_lse."""
         if not self.backward or not _plain(tensors) or not self._bound(bindings):
             return None
-        return self.backward.get((_kind(tensors), options))
+        return _get(self.backward, (_kind(tensors), options))
 
     def remember_backward(
         self, found: Attention, call: Call, given: Tensors, options: tuple[Any, ...]
@@ -148,7 +157,7 @@ class Hot:
         """Keep the backward launches of a call that has just been made."""
         from maskwright.runtime.gradient import ready
 
-        readable = all(x.stride(-1) == 1 and 0 not in x.stride() for x in given[3:])
+        readable = all(x.stride(-1) == 1 and 0 not in x.stride() for x in given)
         rows = all(x.is_contiguous() and x.dtype == torch.float32 for x in (given[4], *given[6:]))
         simple = self._simple(call, given[:3]) and not call.empty
         if not (simple and readable and rows and _plain(given)):
@@ -160,7 +169,15 @@ class Hot:
             self._keep(self.backward, (_kind(given), options), make)
 
     def _keep(self, launches: dict[Any, Any], kind: Any, make: Callable[[], Any]) -> None:
-        """The hot path rests on what a Triton version does inside: without it, all still works."""
+        """At the second call of a kind: many are made once.
+
+        The hot path rests on what a Triton version does inside; without it, all still works.
+        """
+        if kind not in self.seen:
+            if len(self.seen) >= _MOST:
+                self.seen.clear()
+            self.seen.add(kind)
+            return
         if len(launches) >= _MOST:
             launches.clear()
         try:
@@ -184,6 +201,22 @@ class Hot:
         return True
 
 
+def options_of(scale: Any, q_offset: Any, backend: str) -> tuple[Any, ...]:
+    """What makes calls alike besides their tensors and params."""
+    chosen = settings.asked_backend() if backend == "auto" else backend
+    return scale, q_offset, type(q_offset), chosen
+
+
+L = TypeVar("L")
+
+
+def _get(launches: dict[Any, L], kind: Any) -> L | None:
+    try:
+        return launches.get(kind)
+    except TypeError:  # an option that cannot be a key: the checked way says what is wrong
+        return None
+
+
 def _kind(tensors: Tensors) -> tuple[Any, ...]:
     """What makes tensors alike: everything but their data and their address."""
     return tuple([(x.shape, x.stride(), x.dtype, x.get_device()) for x in tensors])
@@ -191,6 +224,9 @@ def _kind(tensors: Tensors) -> tuple[Any, ...]:
 
 def _plain(tensors: Tensors) -> bool:
     """Aligned tensors of the current GPU, and nobody who must see the call."""
+    # These first: wrapped tensors may have no address.
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():  # noqa: SLF001
+        return False
     for x in tensors:
         if type(x) is not Tensor or x.data_ptr() & 15:
             return False
@@ -201,9 +237,7 @@ def _plain(tensors: Tensors) -> bool:
             torch.is_grad_enabled()
             and (query.requires_grad or key.requires_grad or value.requires_grad)
         )
-        and not torch._C._len_torch_dispatch_stack()  # noqa: SLF001
-        and not torch._C._are_functorch_transforms_active()  # noqa: SLF001
-        and not torch.is_autocast_enabled("cuda")
+        and forward_ad._current_level < 0  # noqa: SLF001
     )
 
 

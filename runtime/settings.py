@@ -118,6 +118,11 @@ def current() -> Settings:
     return _settings(raw, home, _OVERRIDDEN.get())
 
 
+def asked_backend() -> tuple[Any, ...]:
+    """What ``backend="auto"`` depends on, without a look at its value: part of a key."""
+    return _OVERRIDDEN.get(), os.environ.get("MASKWRIGHT_BACKEND")
+
+
 @functools.lru_cache(maxsize=64)
 def _settings(
     raw: tuple[str | None, ...],

@@ -27,15 +27,16 @@ def test_second_call_is_hot_and_right(length: int) -> None:
         wanted = mw.attention(*tensors, WINDOW, window=window, sinks=torch.full((4,), -1e9).cuda())
         torch.testing.assert_close(out, wanted, atol=2e-3, rtol=2e-3)
         assert lse.shape == (1, 4, length)
-        assert len(found.hot.forward) == 1, step
+        assert len(found.hot.forward) == (step > 0), step
 
 
 def test_what_is_unlike_is_not_shared() -> None:
     found = mw.compile(k <= q)
     tensors = inputs(300)
     first = found(*tensors)
-    again = found(*tensors)
-    assert torch.equal(first, again)
+    for _ in range(2):
+        assert torch.equal(found(*tensors), first)
+    assert found.hot.forward
     assert not torch.equal(found(*tensors, scale=0.5), first)
     assert torch.equal(found(*tensors, q_offset=0), first)
     shorter = [x[:, :, :299] for x in tensors]
@@ -49,7 +50,8 @@ def test_what_is_unlike_is_not_shared() -> None:
 def test_who_must_see_the_call_sees_it() -> None:
     found = mw.compile(k <= q)
     tensors = inputs(300)
-    found(*tensors)
+    for _ in range(3):
+        found(*tensors)
     leaf = tensors[0].clone().requires_grad_()
     assert found(leaf, *tensors[1:]).requires_grad
     with torch.autocast("cuda", torch.bfloat16):
@@ -62,10 +64,71 @@ def test_who_must_see_the_call_sees_it() -> None:
 
 def test_another_stream() -> None:
     found, tensors = mw.compile(k <= q), inputs(500)
-    wanted = found(*tensors)
+    for _ in range(3):
+        wanted = found(*tensors)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         out = found(*tensors)
     stream.synchronize()
     assert torch.equal(out, wanted)
+
+
+def gradients(found, tensors, *, through_lse: bool):
+    leaves = [x.clone().requires_grad_() for x in tensors]
+    out, lse = found(*leaves, return_lse=True)
+    loss = out.float().square().sum() + (lse.sum() if through_lse else 0.0)
+    return torch.autograd.grad(loss, leaves)
+
+
+@pytest.mark.parametrize("length", [200, 1000])
+def test_gradients_with_and_without_that_of_the_lse(length: int) -> None:
+    """The same kernels serve both; the checked way, then the hot one."""
+    found = mw.compile(k <= q)
+    reference = mw.compile(k <= q)
+    tensors = inputs(length)
+    wanted = {}
+    for through_lse in (True, False):
+        leaves = [x.clone().requires_grad_() for x in tensors]
+        out, lse = reference(*leaves, return_lse=True, backend="reference")
+        loss = out.float().square().sum() + (lse.sum() if through_lse else 0.0)
+        wanted[through_lse] = torch.autograd.grad(loss, leaves)
+    for through_lse in (True, False, True, False, True, False):
+        for x, y in zip(
+            gradients(found, tensors, through_lse=through_lse), wanted[through_lse], strict=True
+        ):
+            assert float((x - y).norm() / y.norm()) < 5e-3, through_lse
+    assert len(found.hot.backward) == 2
+
+
+def test_nothing_of_earlier_calls_stays() -> None:
+    found = mw.compile(k <= q)
+    for length in (600, 700, 800, 900):
+        for _ in range(3):
+            gradients(found, inputs(length), through_lse=False)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for length in (650, 750, 850, 950):
+        for _ in range(3):
+            gradients(found, inputs(length), through_lse=False)
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() <= before + 2**16
+
+
+def test_transforms_and_settings_after_a_hot_call() -> None:
+    found, tensors = mw.compile(k <= q), inputs(300)
+    for _ in range(3):
+        wanted = found(*tensors)
+    grad = torch.func.grad(lambda x: found(x, *tensors[1:]).float().sum())(tensors[0])
+    assert grad.shape == tensors[0].shape
+    with mw.settings.override(backend="reference"):
+        torch.testing.assert_close(found(*tensors), wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_expanded_keys_in_the_backward() -> None:
+    found, tensors = mw.compile(k <= q), inputs(300)
+    query = tensors[0].repeat(2, 1, 1, 1).requires_grad_()
+    key, value = (x.expand(2, -1, -1, -1) for x in tensors[1:])
+    for _ in range(3):
+        (gradient,) = torch.autograd.grad(found(query, key, value).float().sum(), query)
+        torch.testing.assert_close(gradient[0], gradient[1])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
+import weakref
+from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,7 +23,7 @@ from maskwright.runtime import hot
 from maskwright.runtime.interpret import interpreter
 
 WINDOW = (k <= q) & (q - k < mw.param("window", min=1, max=500))
-KIND = (None, None, "triton")
+KIND = hot.options_of(None, None, "triton")
 
 
 class Memory:
@@ -77,12 +81,14 @@ def remembered(found: mw.Attention, memory: Memory, tensors, **bindings):
     for name in backward.module.OPTIONS:
         backward.handles[name] = memory.handle(getattr(backward.module, name))
     call = replace(call, backend="triton")
-    found.hot.remember(call, tensors, kernel, KIND)
-    found.hot._keep(
-        found.hot.backward,
-        (hot._kind(given), KIND),
-        lambda: hot.BackwardLaunch(backward, call, given[3:]),
-    )
+    for _ in range(2):  # the second call of a kind is remembered
+        assert not found.hot.forward
+        found.hot.remember(call, tensors, kernel, KIND)
+        found.hot._keep(
+            found.hot.backward,
+            (hot._kind(given), KIND),
+            lambda: hot.BackwardLaunch(backward, call, given[3:]),
+        )
     return given
 
 
@@ -126,7 +132,12 @@ def test_what_is_unlike_is_not_found(memory: Memory, attend) -> None:
     remembered(found, memory, tensors, window=9)
     find = found.hot.find
     assert find(tensors, {"window": 9}, KIND) is not None
-    assert find(tensors, {"window": 9}, (0.5, None, "triton")) is None
+    for options in ((0.5, None, "triton"), (None, 0, "triton"), ([1], None, "triton")):
+        assert find(tensors, {"window": 9}, hot.options_of(*options)) is None
+    kinds = [hot.options_of(None, None, "auto")]
+    with mw.settings.override(backend="reference"):
+        kinds.append(hot.options_of(None, None, "auto"))
+    assert kinds[0] != kinds[1]
     assert find(attend.inputs(41), {"window": 9}, KIND) is None
     assert find(attend.inputs(40, dtype=torch.float16), {"window": 9}, KIND) is None
     for bindings in ({}, {"window": 0}, {"window": 501}, {"window": True}, {"other": 9}):
@@ -139,6 +150,47 @@ def test_what_is_unlike_is_not_found(memory: Memory, attend) -> None:
     assert find((parameter, *tensors[1:]), {"window": 9}, KIND) is None
     shifted = torch.empty(tensors[0].numel() + 1)[1:].view_as(tensors[0])
     assert find((shifted, *tensors[1:]), {"window": 9}, KIND) is None
+
+
+def test_transforms_and_copies_go_the_checked_way(memory: Memory, attend) -> None:
+    found = mw.compile(k <= q)
+    tensors = attend.inputs(40)
+    remembered(found, memory, tensors)
+
+    def loss(x):
+        return found(x, *tensors[1:], backend="reference").square().sum()
+
+    leaf = tensors[0].clone().requires_grad_()
+    loss(leaf).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(tensors[0]), leaf.grad)
+    _, pull = torch.func.vjp(loss, tensors[0])
+    with torch.no_grad():
+        torch.testing.assert_close(pull(torch.tensor(1.0))[0], leaf.grad)
+    for copy in (deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert not copy.hot.forward
+        torch.testing.assert_close(copy(*tensors), found(*tensors))
+
+
+@pytest.mark.parametrize("loads", ["pointer", "descriptor"])
+def test_what_is_kept_holds_no_tensor(memory: Memory, attend, loads: str) -> None:
+    config = KernelConfig(16, 16, 4, 1, loads)
+    found = mw.compile(k <= q).with_config(config).with_config(BackwardConfig(config, config))
+    given = remembered(found, memory, attend.inputs(40))
+    references = [weakref.ref(x) for x in given]
+    assert found.hot.forward
+    assert found.hot.backward
+    del given
+    gc.collect()
+    assert not any(x() is not None for x in references)
+
+
+def test_a_row_without_keys_adds_nothing_even_to_nan(attend) -> None:
+    tensors = [x.requires_grad_() for x in attend.inputs(32)]
+    for backend in ("interpret", "reference"):
+        _, lse = mw.attention(*tensors, (k <= q) & (q >= 4), return_lse=True, backend=backend)
+        loss = torch.logaddexp(lse, torch.full_like(lse, float("-inf"))).sum()
+        for found in torch.autograd.grad(loss, tensors):
+            assert not found.isnan().any(), backend
 
 
 def test_masks_with_tables_are_not_remembered(memory: Memory, attend) -> None:
