@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from dataclasses import field
 from functools import lru_cache
@@ -22,6 +23,7 @@ from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.plan_backward import BackwardPlan
 from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.dsl import nodes as n
+from maskwright.dsl.errors import DispatchError
 from maskwright.dsl.errors import LoweringError
 from maskwright.runtime import build
 from maskwright.runtime import device
@@ -29,6 +31,7 @@ from maskwright.runtime import settings
 from maskwright.runtime.bind import DTYPES
 from maskwright.runtime.bind import Shapes
 from maskwright.runtime.bind import check_tensors
+from maskwright.runtime.cache import MaskwrightWarning
 from maskwright.runtime.interpret import interpreter
 
 if TYPE_CHECKING:
@@ -95,6 +98,8 @@ def backward(
             gradient get one.
     """
     shapes = check_tensors(query, key, value, q_offset)
+    if any(x.requires_grad for x in values.values() if isinstance(x, Tensor)):
+        _tell_not_deterministic()
     tables = {t.name: values[t.name] for t in _float_tables(found)}
     wanted = tuple(sorted(name for name, x in tables.items() if x.requires_grad))
     inside = shapes.positions_inside and found.binder.sorted_inside(values, shapes.kv_len)
@@ -129,6 +134,20 @@ def backward(
         grad_sinks,
         {name: of_tables[names[name]] for name in wanted},
     )
+
+
+def _tell_not_deterministic() -> None:
+    """Gradients of float tables are added up by atomics; everything else is deterministic.
+
+    Raises:
+        DispatchError: if ``torch.use_deterministic_algorithms`` asks for better.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    text = "gradients of float tables in a score are added up in no fixed order"
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise DispatchError(text, fix='backend="reference", or a table without requires_grad')
+    warnings.warn(text, MaskwrightWarning, stacklevel=3)
 
 
 def _announce(found: Attention, plan: BackwardPlan) -> None:

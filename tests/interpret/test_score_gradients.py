@@ -84,3 +84,20 @@ def test_a_table_without_a_gradient_costs_none() -> None:
         (k <= q).node, score.node, "float16", 64, 64, True, BackwardConfig(), ()
     )
     assert "atomic_add" not in compile_backward(request).source
+
+
+def test_a_deterministic_program_is_told(attend) -> None:
+    tensors = attend.inputs(20, heads=HEADS)
+    slope = torch.rand(HEADS, requires_grad=True)
+    found = mw.compile(k <= q, score=s - table("slope")[h] * (q - k))
+    torch.use_deterministic_algorithms(True)
+    try:
+        for backend in ("interpret", "reference"):
+            out = found(*tensors, slope=slope, backend=backend)
+            if backend == "reference":
+                out.sum().backward()
+                continue
+            with pytest.raises(mw.DispatchError, match="order"):
+                out.sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
