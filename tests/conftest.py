@@ -55,6 +55,17 @@ def _private_settings(
     monkeypatch.setenv("MASKWRIGHT_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads of small tensors wait for each other longer than they work."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Golden(str):
     """Text of a golden file; ``==`` compares, or writes under ``--update-golden``."""
 

@@ -17,13 +17,7 @@ BIAS = mw.table("bias", ndim=2, dtype=float)
 ALIBI = mw.s + SLOPE[h] * (k - q)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads of small tensors wait for each other longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def inputs(

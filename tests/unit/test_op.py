@@ -35,13 +35,7 @@ ALIBI = mw.s + SLOPE[h] * (k - q)
 OPS = torch.ops.maskwright
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads of small tensors wait for each other longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def inputs(
