@@ -93,15 +93,16 @@ def _dimensions(request: Request, pads: tuple[int, int]) -> SimpleNamespace:
 def tidy(text: str) -> str:
     """No trailing blanks, no stray blank lines, two blank lines between functions."""
     kept: list[str] = []
-    blank = False
+    blank = quoted = False
     for raw in text.splitlines():
         line = raw.rstrip()
         if not line:
             blank = True
             continue
         if blank and kept and _may_follow_blank(kept[-1], line):
-            top = line.startswith(("@", "def ")) or not kept[-1].startswith(("BLOCK", "import"))
-            kept += ["", ""] if top and not line[0].isspace() and len(kept) > 2 else [""]
+            after_function = kept[-1][0].isspace() and not line[0].isspace() and not quoted
+            kept += ["", ""] if after_function or line.startswith(("@", "def ")) else [""]
+        quoted ^= line.startswith('"""')
         kept.append(line)
         blank = False
     return "\n".join(kept) + "\n"

@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from maskwright.codegen.api import draw
     from maskwright.codegen.api import explain
     from maskwright.codegen.api import source
+    from maskwright.codegen.config import BackwardConfig
+    from maskwright.codegen.config import KernelConfig
     from maskwright.dsl.evaluate import to_dense
     from maskwright.runtime import settings
     from maskwright.runtime.api import Attention
@@ -82,10 +84,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Attention",
+    "BackwardConfig",
     "BindingError",
     "DispatchError",
     "Explanation",
     "Expr",
+    "KernelConfig",
     "LoweringError",
     "MaskError",
     "MaskSyntaxError",
@@ -135,7 +139,9 @@ __all__ = [
 # name -> module that defines it; loaded on first use (PEP 562).
 _LAZY = {
     "Attention": "maskwright.runtime.api",
+    "BackwardConfig": "maskwright.codegen.config",
     "Explanation": "maskwright.codegen.api",
+    "KernelConfig": "maskwright.codegen.config",
     "MaskwrightWarning": "maskwright.runtime.cache",
     "Prepared": "maskwright.runtime.api",
     "Report": "maskwright.runtime.api",

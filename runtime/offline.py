@@ -28,7 +28,7 @@ class BuildReport:
     """Resources of a kernel on one architecture.
 
     Attributes:
-        kernel: its name in the module.
+        kernel: its name in the module, without ``_kernel``.
         registers: per thread.
         stack_bytes: local memory per thread; spills show here.
         shared_bytes: shared memory of a program.
@@ -101,7 +101,7 @@ def build(
     limit = SHARED_KIB.get(number, 99) * 1024
     return BuildReport(
         arch,
-        kernel,
+        kernel.removesuffix("_kernel"),
         registers,
         stack,
         compiled.metadata.shared,
