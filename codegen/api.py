@@ -13,6 +13,7 @@ from maskwright.codegen.config import default_backward
 from maskwright.codegen.explain import Explanation
 from maskwright.codegen.explain import explain_call
 from maskwright.codegen.granule import granule
+from maskwright.codegen.granule import row_granule
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.pipeline import compile_forward
@@ -90,7 +91,9 @@ def source(
         "value_dim": value_dim,
     }
     if op == "backward":
-        both = config or default_backward(**sizes, granule=granule(node))
+        both = config or default_backward(
+            **sizes, granule=granule(node), row_granule=row_granule(node)
+        )
         if not isinstance(both, BackwardConfig):
             raise LoweringError("the backward has two kernels", fix="give a BackwardConfig")
         return compile_backward(BackwardRequest(node, score_node(score), *what, both)).source

@@ -182,9 +182,14 @@ def default_backward(
     head_dim: int = 128,
     value_dim: int | None = None,
     granule: int | None = None,
+    row_granule: int | None = None,
     aligned: bool = True,
 ) -> BackwardConfig:
-    """Configurations of the backward kernels; arguments as for ``default_config``."""
+    """Configurations of the backward kernels; arguments as for ``default_config``.
+
+    Args:
+        row_granule: tiles of queries that are walked over should divide this.
+    """
     width = max(padded(head_dim), padded(value_dim or head_dim))
     descriptors = aligned and arch_number(arch) == 90 and dtype != "float32"
     loads: Loads = "descriptor" if descriptors else "pointer"
@@ -198,16 +203,22 @@ def default_backward(
     else:
         size = 32 if width <= 256 else 16
         queries = keys = KernelConfig(size, size, 8, 1)
-    return BackwardConfig(_dividing(queries, granule), _dividing(keys, granule))
+    keys = _dividing(keys, granule)
+    rows = _divisor(keys.block_m, row_granule)
+    return BackwardConfig(_dividing(queries, granule), replace(keys, block_m=rows))
 
 
 def _dividing(config: KernelConfig, granule: int | None) -> KernelConfig:
     """Key tiles that divide the blocks of a mask."""
-    block_n = config.block_n
+    return replace(config, block_n=_divisor(config.block_n, granule))
+
+
+def _divisor(block: int, granule: int | None) -> int:
+    """The largest tile up to ``block`` that divides the blocks of a mask."""
     if granule is not None and granule % 16 == 0:  # else no tile divides it
-        while granule % block_n:
-            block_n //= 2
-    return replace(config, block_n=block_n)
+        while granule % block:
+            block //= 2
+    return block
 
 
 def _float32(width: int) -> KernelConfig:

@@ -6,6 +6,7 @@ Levels: ``program`` (scalars), ``row`` (a column of the positions that stay, bef
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -112,6 +113,28 @@ TAKEN = frozenset(
         "value_rows",
         "value_tile",
         "weights",
+        "backward",
+        "delta",
+        "for_keys",
+        "for_queries",
+        "found",
+        "gradients",
+        "launches",
+        "lists",
+        "logits",
+        "member",
+        "name",
+        "options",
+        "padded_len",
+        "peaks",
+        "search",
+        "sizes",
+        "strides",
+        "tables",
+        "through_lse",
+        "tiles",
+        "values",
+        "x",
         "forward",
         "forward_kernel",
         "bounds_kernel",
@@ -121,9 +144,21 @@ TAKEN = frozenset(
 )
 
 
+# Families of names: of the templates, what the compiler numbers, and what belongs to a table.
+_FAMILIES = re.compile(
+    r"(stride|grad|partial|full|visit|row|query|key|value|lane|first|start|k|lse|delta|list)_\w*"
+    r"|(partial|full|visit)\d+_\w+|(c|t|row|sum|bound)\d+|[A-Z][A-Z0-9_]*"
+    r"|\w+_((size|stride)\d+|sorted|steps|head)|\w*_"
+)
+
+
 def safe_name(name: str) -> str:
-    """The kernel's spelling of a runtime value's name."""
-    return f"{name}_" if name in TAKEN or name.startswith("stride_") else name
+    """The kernel's spelling of a runtime value's name; different for different names."""
+    return f"{name}_" if name in TAKEN or _FAMILIES.fullmatch(name) else name
+
+
+def _is_position(node: n.Node) -> bool:
+    return n.dtype_of(node) == "int" and bool(n.symbols(node) & {"q", "k"})
 
 
 @dataclass
@@ -246,7 +281,7 @@ class Emitter:
                 return f"tl.{op}imum({x}, {y})"
             case "-" if a is n.Const(0):
                 return f"(-{y})"
-            case "*" if n.symbols(a) & {"q", "k"} and n.symbols(b) & {"q", "k"}:
+            case "*" if _is_position(a) and _is_position(b):
                 return f"({x}.to(tl.int64) * {y})"  # a product of positions leaves int32
         return f"({x} {op} {y})"
 

@@ -8,6 +8,7 @@ from math import gcd
 from maskwright.codegen.normal import Residue
 from maskwright.codegen.normal import TooManyClausesError
 from maskwright.codegen.normal import clauses
+from maskwright.codegen.tile import exchanged
 from maskwright.dsl import nodes as n
 
 _WORTH = 32  # below this a tile of one block would cost more than it saves
@@ -37,3 +38,8 @@ def granule(mask: n.Node) -> int | None:
         width = min(residue.width, residue.modulus - residue.width) * block
         result = gcd(result, width if width >= _WORTH else residue.modulus * block)
     return result or None
+
+
+def row_granule(mask: n.Node) -> int | None:
+    """Likewise, tiles of queries that a key tile walks over."""
+    return granule(exchanged(mask))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from maskwright.codegen.api import source
 from maskwright.codegen.config import default_backward
 from maskwright.codegen.granule import granule
+from maskwright.codegen.granule import row_granule
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.pipeline import compile_forward
@@ -28,7 +29,13 @@ def cross_compile(
     )  # says what is wrong, if anything
     node = mask_node(mask)
     if op == "backward":
-        both = default_backward(arch=arch, dtype=dtype, head_dim=head_dim, granule=granule(node))
+        both = default_backward(
+            arch=arch,
+            dtype=dtype,
+            head_dim=head_dim,
+            granule=granule(node),
+            row_granule=row_granule(node),
+        )
         made = compile_backward(BackwardRequest(node, None, dtype, head_dim, head_dim, True, both))
         return tuple(
             build(plan, made.plan.pads, made.source, made.name, arch, kernel)

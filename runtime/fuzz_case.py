@@ -27,6 +27,7 @@ SCORES = (
     "where(k < 8, s * 2.0, s) - h * 0.25",
     "s - absolute(q - k) * (0.01 + 0.02 * h)",
     "where((q - k) % 3 == 0, s, s - 1.5)",
+    "softcap(s - (q - k) * 0.05, 4.0)",
 )
 
 

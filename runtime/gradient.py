@@ -18,6 +18,7 @@ from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.config import default_backward
 from maskwright.codegen.granule import granule
+from maskwright.codegen.granule import row_granule
 from maskwright.codegen.pipeline import Compiled
 from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.plan_backward import BackwardPlan
@@ -108,11 +109,7 @@ def backward(
     grad_lse = None if grad_lse is None else grad_lse.float().contiguous()
     values = values | {name: x.contiguous() for name, x in tables.items()}
     tensors = (query, key, value, grad_out)
-    others = (out, lse, *(() if grad_lse is None else (grad_lse,)))
-    others += tuple(x for x in values.values() if isinstance(x, Tensor))
-    offsets = tuple(x.data_ptr() % 16 for x in others)
-    if not any(offsets):
-        offsets = ()
+    offsets = _offsets(out, lse, grad_lse, *values.values())
     kernel = ready(found, tensors, shapes, wanted, offsets, inside=inside, interpreted=interpreted)
     _announce(found, kernel.compiled.plan)
     names = {x.name: x.text for x in kernel.compiled.plan.bindings}
@@ -123,10 +120,7 @@ def backward(
         q_offset=q_offset,
         **{names[name]: x for name, x in values.items()},
     )
-    grad_sinks = None
-    if sinks is not None:
-        share = torch.exp(sinks.float()[None, :, None] - lse).masked_fill(lse == -torch.inf, 0.0)
-        grad_sinks = -(share * delta[:, :, : shapes.q_len]).sum((0, 2)).to(sinks.dtype)
+    grad_sinks = None if sinks is None else _of_sinks(sinks, lse, delta[:, :, : shapes.q_len])
     return (
         grad_query,
         grad_key,
@@ -134,6 +128,17 @@ def backward(
         grad_sinks,
         {name: of_tables[names[name]] for name in wanted},
     )
+
+
+def _of_sinks(sinks: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
+    share = torch.exp(sinks.float()[None, :, None] - lse).masked_fill(lse == -torch.inf, 0.0)
+    return -(share * delta).sum((0, 2)).to(sinks.dtype)
+
+
+def _offsets(*tensors: Any) -> tuple[int, ...]:
+    """Distances from 16-byte alignment; empty if there are none, as nearly always."""
+    found = tuple(x.data_ptr() % 16 for x in tensors if isinstance(x, Tensor))
+    return found if any(found) else ()
 
 
 def _tell_not_deterministic() -> None:
@@ -236,5 +241,6 @@ def _config(
         head_dim=head_dim,
         value_dim=value_dim,
         granule=granule(mask),
+        row_granule=row_granule(mask),
         aligned=aligned,
     )

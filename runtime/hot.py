@@ -159,6 +159,7 @@ class Hot:
 
         readable = all(x.stride(-1) == 1 and 0 not in x.stride() for x in given)
         rows = all(x.is_contiguous() and x.dtype == torch.float32 for x in (given[4], *given[6:]))
+        rows &= all(torch.empty_like(x, device="meta").stride(-1) == 1 for x in given[:3])
         simple = self._simple(call, given[:3]) and not call.empty
         if not (simple and readable and rows and _plain(given)):
             return

@@ -10,8 +10,11 @@ import maskwright as mw
 from maskwright import b
 from maskwright import h
 from maskwright import k
+from maskwright import kv_len
 from maskwright import q
 from maskwright import s
+from maskwright.codegen.config import BackwardConfig
+from maskwright.codegen.config import KernelConfig
 
 BATCH, HEADS, Q_LEN, KV_LEN = 2, 4, 50, 70
 RNG = np.random.default_rng(0)
@@ -40,6 +43,16 @@ CASES = {
         mw.where(k < 20, s * 2.0, mw.tanh(s) * table("slope")[h]) + mw.maximum(s, 0.0) * 0.3,
         {"slope": numbers(HEADS)},
     ),
+    "softcap of a slope": (mw.softcap(s - (q - k) * 0.05, 2.0), {}),
+    "a product of two tables": (
+        s + table("of_key")[k] * table("of_query")[q],
+        {"of_key": numbers(KV_LEN), "of_query": numbers(KV_LEN)},
+    ),
+    "not finite beyond the rows": (
+        s / table("of_query")[q] + table("slope")[h] + table("of_key")[k],
+        {"of_query": numbers(KV_LEN), "slope": numbers(HEADS), "of_key": numbers(KV_LEN)},
+    ),
+    "a logarithm that ends with the rows": (s * mw.log(kv_len - q + 1.0), {}),
     "one table read twice": (
         s * table("twice")[q] + table("twice")[k],
         {"twice": numbers(KV_LEN)},
@@ -75,7 +88,6 @@ def test_gradients_match_float64(name: str, with_sinks: bool, backend: str) -> N
 
 def test_a_table_without_a_gradient_costs_none() -> None:
     """Constant slopes: the kernel adds nothing up."""
-    from maskwright.codegen.config import BackwardConfig
     from maskwright.codegen.pipeline import compile_backward
     from maskwright.codegen.plan_backward import BackwardRequest
 
@@ -101,3 +113,32 @@ def test_a_deterministic_program_is_told(attend) -> None:
                 out.sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_tiles_longer_than_the_padding(attend) -> None:
+    config = BackwardConfig(KernelConfig(256, 32, 4, 1), KernelConfig(32, 32, 4, 1))
+    report = mw.check(
+        k <= q,
+        q_len=100,
+        heads=HEADS,
+        head_dim=16,
+        dtype="float32",
+        score=s + table("slope")[h] + table("of_key")[k],
+        backend="interpret",
+        backward=config,
+        slope=numbers(HEADS),
+        of_key=numbers(100),
+    )
+    assert report.ok, str(report)
+
+
+def test_overlapping_inputs(attend) -> None:
+    key, value = attend.inputs(8, heads=2)[1:]
+    base = torch.randn(4000)
+    query = base.as_strided((1, 2, 8, 16), (1000, 500, 1, 1)).requires_grad_()
+    wanted = None
+    for backend in ("reference", "interpret"):
+        out = mw.attention(query, key, value, k <= q, backend=backend)
+        (found,) = torch.autograd.grad(out.square().sum(), query)
+        wanted = found if wanted is None else wanted
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+import maskwright as mw
+from maskwright import k
+from maskwright import q
 from maskwright.codegen.config import default_config
 from maskwright.codegen.config import padded_heads
 from maskwright.dsl.errors import LoweringError
@@ -36,3 +39,9 @@ def test_old_and_unknown_architectures_are_refused() -> None:
     for arch in ("sm_75", "hopper"):
         with pytest.raises(LoweringError):
             default_config(arch=arch)
+
+
+def test_masks_strided_in_queries_keep_closed_forms_in_the_backward() -> None:
+    for text in ("(q // 48) % 2 == 0", "q % 96 < 48", "(q - k < 64) | ((q // 16) % 5 == 0)"):
+        mask = (k <= q) & mw.parse(text)
+        assert "tile_list" not in mw.source(mask, op="backward", arch="sm_90"), text

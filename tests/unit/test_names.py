@@ -1,0 +1,89 @@
+"""A user may give a param or a table any name: none of the generated code uses it otherwise."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+import maskwright as mw
+from maskwright import b
+from maskwright import h
+from maskwright import k
+from maskwright import q
+from maskwright.dsl.symbols import RESERVED
+
+SAMPLES = (
+    (k <= q) & (q - k < mw.param("p", min=1)),
+    mw.patterns.document(),
+    mw.patterns.vertical_slash(),
+    mw.patterns.local_stride(block=64, local_blocks=2, stride=4),
+)
+
+
+def used(source: str) -> set[str]:
+    """Names that generated code stores, takes as an argument, or defines."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                found.add(name)
+            case ast.FunctionDef(name=name):
+                found.add(name)
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                found.update(x.asname or x.name.split(".")[-1] for x in names)
+    return found
+
+
+NAMES = sorted(
+    {
+        name
+        for mask in SAMPLES
+        for op in ("forward", "backward")
+        for name in used(mw.source(mask, op=op))
+    }
+    - RESERVED
+)
+
+
+def clashes(source: str, name: str) -> list[str]:
+    """Functions that take a user's value and also store something under its name."""
+    found = []
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        stored = {
+            x.id
+            for x in ast.walk(function)
+            if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)
+        }
+        taken = [x.arg for x in (*function.args.args, *function.args.kwonlyargs)]
+        if len(set(taken)) < len(taken) or name in stored & set(taken):
+            found.append(function.name)
+    return found
+
+
+@pytest.mark.parametrize("name", [x for x in NAMES if not x.startswith("_") and x.isascii()])
+def test_no_name_of_the_templates_is_in_the_way(name: str) -> None:
+    from maskwright.codegen.emit import safe_name
+
+    spelled = safe_name(name)
+    assert spelled != name or not name.startswith(("c", "t")) or not name[1:].isdigit()
+    mask = (k <= q) & (q - k < mw.param(name, min=1))
+    masks = [mask]
+    if name.isidentifier():
+        masks.append((k <= q) & (mw.table(name, ndim=2, sorted=True)[b, q] == 1))
+    score = mw.s + mw.table(name, dtype=float)[h]
+    for op in ("forward", "backward"):
+        for mask in masks:
+            source = mw.source(mask, op=op)
+            compile(source, name, "exec")
+            assert clashes(source, spelled) == []
+        compile(mw.source(k <= q, op=op, score=score), name, "exec")
+
+
+def test_different_names_stay_different() -> None:
+    from maskwright.codegen.emit import safe_name
+
+    names = ["delta", "delta_", "delta__", "window", "window_", "c1", "c1_"]
+    assert len({safe_name(x) for x in names}) == len(names)
