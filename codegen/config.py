@@ -195,9 +195,13 @@ def default_backward(
     loads: Loads = "descriptor" if descriptors else "pointer"
     if dtype == "float32":
         queries = keys = KernelConfig(32, 32, 4, 1) if width <= 128 else KernelConfig(16, 16, 4, 1)
-    elif width <= 128:
+    elif width <= 128 and descriptors:
         # docs/backward-log.md: two programs a multiprocessor, ahead on an H100 for both kernels.
-        queries = keys = KernelConfig(64, 64, 4 if arch_number(arch) >= 90 else 8, 2, loads)
+        queries = keys = KernelConfig(64, 64, 4, 2, loads)
+    elif width <= 128:
+        hopper = arch_number(arch) == 90
+        queries = KernelConfig(64, 64, 4 if hopper else 8, 2)
+        keys = KernelConfig(32, 64, 4, 2) if hopper or width <= 64 else KernelConfig(64, 64, 8, 2)
     elif width <= 256 and descriptors:
         queries, keys = KernelConfig(64, 32, 8, 2, loads), KernelConfig(32, 64, 8, 2, loads)
     else:
