@@ -170,7 +170,7 @@ class Attention:
     ) -> tuple[Tensor, Tensor]:
         """(out, lse) of a call, by the hot path if it is like an earlier one."""
         kind = options_of(**options)
-        plain = sinks is None and prepared is None and not self.hot.tables
+        plain = sinks is None and prepared is None and not self.hot.off
         launch = self.hot.find(tensors, bindings, kind) if plain else None
         if launch is not None:
             return launch(*tensors, bindings)

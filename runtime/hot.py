@@ -125,7 +125,7 @@ class Hot:
 
     def __init__(self, params: tuple[n.Param, ...], *, tables: bool) -> None:
         self.ranges = [(p.name, *_range(p)) for p in params]
-        self.tables = tables
+        self.off = tables  # tables need the checked way
         self.seen: set[Any] = set()
         self.forward: dict[Any, Launch] = {}
         self.backward: dict[Any, BackwardLaunch] = {}
@@ -185,11 +185,11 @@ class Hot:
             launches[kind] = make()
         except Exception as error:
             warn_slow(error)
-            self.tables = True  # not again
+            self.off = True  # not again
 
     def _simple(self, call: Call, given: Tensors) -> bool:
         alike = all(x is y for x, y in zip(given, (call.query, call.key, call.value), strict=True))
-        return alike and not self.tables and call.sinks is None and call.backend == "triton"
+        return alike and not self.off and call.sinks is None and call.backend == "triton"
 
     def _bound(self, bindings: Mapping[str, Any]) -> bool:
         """Every param has an int in its range, and there is nothing else."""
