@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from dataclasses import field
@@ -118,9 +119,16 @@ def current() -> Settings:
     return _settings(raw, home, _OVERRIDDEN.get())
 
 
+# What os.environ wraps: a name that is not set costs os.environ an exception, half a microsecond.
+_ENVIRONMENT: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+_BACKEND = _PREFIX + "BACKEND"
+if _ENVIRONMENT is not os.environ:
+    _BACKEND = os.environ.encodekey(_BACKEND)
+
+
 def asked_backend() -> tuple[Any, ...]:
     """What ``backend="auto"`` depends on, without a look at its value: part of a key."""
-    return _OVERRIDDEN.get(), os.environ.get("MASKWRIGHT_BACKEND")
+    return _OVERRIDDEN.get(), _ENVIRONMENT.get(_BACKEND)
 
 
 @functools.lru_cache(maxsize=64)

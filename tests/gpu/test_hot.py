@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -77,7 +79,7 @@ def test_another_stream() -> None:
 def gradients(found, tensors, *, through_lse: bool):
     leaves = [x.clone().requires_grad_() for x in tensors]
     out, lse = found(*leaves, return_lse=True)
-    loss = out.float().square().sum() + (lse.sum() if through_lse else 0.0)
+    loss = out.float().square().sum() + (lse.square().sum() if through_lse else 0.0)
     return torch.autograd.grad(loss, leaves)
 
 
@@ -91,7 +93,7 @@ def test_gradients_with_and_without_that_of_the_lse(length: int) -> None:
     for through_lse in (True, False):
         leaves = [x.clone().requires_grad_() for x in tensors]
         out, lse = reference(*leaves, return_lse=True, backend="reference")
-        loss = out.float().square().sum() + (lse.sum() if through_lse else 0.0)
+        loss = out.float().square().sum() + (lse.square().sum() if through_lse else 0.0)
         wanted[through_lse] = torch.autograd.grad(loss, leaves)
     for through_lse in (True, False, True, False, True, False):
         for x, y in zip(
@@ -107,12 +109,17 @@ def test_nothing_of_earlier_calls_stays() -> None:
         for _ in range(3):
             gradients(found, inputs(length), through_lse=False)
     torch.cuda.synchronize()
+    time.sleep(0.1)
     before = torch.cuda.memory_allocated()
     for length in (650, 750, 850, 950):
         for _ in range(3):
             gradients(found, inputs(length), through_lse=False)
     torch.cuda.synchronize()
-    assert torch.cuda.memory_allocated() <= before + 2**16
+    for _ in range(100):  # autograd's own thread lets go of a call a little later
+        if torch.cuda.memory_allocated() <= before:
+            break
+        time.sleep(0.01)
+    assert torch.cuda.memory_allocated() <= before
 
 
 def test_transforms_and_settings_after_a_hot_call() -> None:

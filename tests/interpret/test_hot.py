@@ -11,6 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
 
 import maskwright as mw
 from maskwright import k
@@ -24,6 +27,10 @@ from maskwright.runtime.interpret import interpreter
 
 WINDOW = (k <= q) & (q - k < mw.param("window", min=1, max=500))
 KIND = hot.options_of(None, None, "triton")
+
+
+class Named(torch.Tensor):
+    """A subclass."""
 
 
 class Memory:
@@ -150,6 +157,47 @@ def test_what_is_unlike_is_not_found(memory: Memory, attend) -> None:
     assert find((parameter, *tensors[1:]), {"window": 9}, KIND) is None
     shifted = torch.empty(tensors[0].numel() + 1)[1:].view_as(tensors[0])
     assert find((shifted, *tensors[1:]), {"window": 9}, KIND) is None
+
+
+def test_the_last_call_serves_its_like_alone(memory: Memory, attend) -> None:
+    """What the check in C++ must tell apart, without the checks of the longer way."""
+    tensors = attend.inputs(40)
+    last = hot.Last.of(tensors, KIND, None)
+    x, *rest = tensors
+
+    def serves(first: torch.Tensor, options=KIND) -> bool:
+        return last.serves((first, *rest), options)
+
+    assert serves(x)
+    assert serves(torch.zeros_like(x))
+    assert not serves(x, hot.options_of(0.5, None, "triton"))
+    shifted = torch.empty(x.numel() + 1)[1:].view_as(x)
+    strided = torch.empty(*x.shape[:-1], 2 * x.shape[-1])[..., : x.shape[-1]]
+    leaf = x.clone().requires_grad_()
+    other_types = [x.double(), torch.nn.Parameter(x), x.as_subclass(Named), x.to("meta")]
+    for unlike in (x[:, :, 1:], x[..., ::2], shifted, strided, leaf, *other_types):
+        assert not serves(unlike), unlike.shape
+    seen = []
+    torch.func.vmap(lambda y: (seen.append(serves(x)), y)[1])(x)
+    torch.func.grad(lambda y: (seen.append(serves(y)), y.sum())[1])(x)
+    with FlopCounterMode(display=False), forward_ad.dual_level():
+        seen.append(serves(x))
+    with forward_ad.dual_level():
+        seen.append(serves(forward_ad.make_dual(x, x)))
+    with torch.autocast("cpu", torch.bfloat16):
+        seen.append(serves(x))
+    with FakeTensorMode():
+        fake = torch.empty(x.shape)
+        seen += [serves(x), serves(fake)]
+    assert not any(seen), seen
+
+
+def test_the_last_call_of_a_leaf_serves_without_gradients_only(memory: Memory, attend) -> None:
+    tensors = [x.requires_grad_() for x in attend.inputs(40)]
+    last = hot.Last.of(tensors, KIND, None)
+    assert not last.serves(tensors, KIND)
+    with torch.no_grad():
+        assert last.serves(tensors, KIND)
 
 
 def test_transforms_and_copies_go_the_checked_way(memory: Memory, attend) -> None:
