@@ -10,6 +10,8 @@ Entry = dict[str, Any]
 
 OURS, BASELINE = "maskwright", "flex"
 TITLES = {
+    "maskwright_gluon": "maskwright, Gluon",
+    "maskwright_triton": "maskwright, Triton",
     "flex": "FlexAttention",
     "flex_tuned": "FlexAttention, tuned",
     "flex_flash": "Flex FLASH (FA4)",

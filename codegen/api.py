@@ -9,9 +9,17 @@ import numpy as np
 
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.config import arch_number
 from maskwright.codegen.config import default_backward
+from maskwright.codegen.configs import AnyConfig
 from maskwright.codegen.explain import Explanation
 from maskwright.codegen.explain import explain_call
+from maskwright.codegen.gluon import GluonConfig
+from maskwright.codegen.gluon import GluonTemplate
+from maskwright.codegen.gluon_backward import GluonBackwardConfig
+from maskwright.codegen.gluon_backward import default_gluon_backward
+from maskwright.codegen.gluon_plan import gluon_backward_request
+from maskwright.codegen.gluon_plan import gluon_request
 from maskwright.codegen.granule import granule
 from maskwright.codegen.granule import row_granule
 from maskwright.codegen.pipeline import choose_config
@@ -49,10 +57,11 @@ def source(
     arch: str | None = None,
     dtype: str = "bfloat16",
     head_dim: int = 128,
-    config: KernelConfig | BackwardConfig | None = None,
+    config: AnyConfig | None = None,
     value_dim: int | None = None,
     score: object = None,
     sinks: bool = False,
+    backend: str = "triton",
 ) -> str:
     """The generated kernel as the text of a complete module: ``prepare`` and the op's function.
 
@@ -62,10 +71,12 @@ def source(
         arch: GPU the configuration is chosen for, e.g. ``sm_90`` (default).
         dtype: ``bfloat16``, ``float16`` or ``float32``.
         head_dim, value_dim: sizes of query/key heads and of value heads.
-        config: tile sizes and the like (a ``BackwardConfig`` for the backward); chosen by a
-            heuristic if None.
+        config: tile sizes and the like; chosen by a heuristic if None. A ``KernelConfig`` for the
+            forward, a ``BackwardConfig`` for the backward, a ``GluonConfig`` or a
+            ``GluonBackwardConfig`` for Gluon kernels.
         score: score expression over ``mw.s``.
         sinks: the kernel takes one extra logit per query head.
+        backend: ``triton``, or ``gluon`` for sm_90.
 
     Raises:
         LoweringError: for an op, dtype, size or architecture that has no kernel.
@@ -74,12 +85,8 @@ def source(
     >>> "keep = k <= q" in source(k <= q)
     True
     """
-    if op not in ("forward", "backward"):
-        known = "decode kernels are not available in this version"
-        raise LoweringError(f"no kernel for op {op!r}", fix=f'use "forward" or "backward"; {known}')
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise LoweringError(f"no kernel for dtype {name}", fix=f"use one of {', '.join(DTYPES)}")
+    _check_op(op, backend)
+    name = _dtype_name(dtype)
     value_dim = head_dim if value_dim is None else value_dim
     for size in (head_dim, value_dim):
         check_head_dim(size)
@@ -90,6 +97,8 @@ def source(
         "head_dim": head_dim,
         "value_dim": value_dim,
     }
+    if backend == "gluon" or isinstance(config, GluonTemplate):
+        return _gluon_source(op, node, score_node(score), config, sizes, has_sinks=sinks)
     if op == "backward":
         both = config or default_backward(
             **sizes, granule=granule(node), row_granule=row_granule(node)
@@ -101,6 +110,51 @@ def source(
     if not isinstance(chosen, KernelConfig):
         raise LoweringError("the forward has one kernel", fix="give a KernelConfig")
     return compile_forward(Request(node, score_node(score), *what, sinks, chosen)).source
+
+
+def _check_op(op: str, backend: str) -> None:
+    if op not in ("forward", "backward"):
+        known = "decode kernels are not available in this version"
+        raise LoweringError(f"no kernel for op {op!r}", fix=f'use "forward" or "backward"; {known}')
+    if backend not in ("triton", "gluon"):
+        raise LoweringError(f"no {op} source for backend {backend!r}", fix='backend="triton"')
+
+
+def _dtype_name(dtype: object) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise LoweringError(f"no kernel for dtype {name}", fix=f"use one of {', '.join(DTYPES)}")
+    return name
+
+
+def _gluon_source(
+    op: str,
+    mask: n.Node,
+    score: n.Node | None,
+    config: Any,
+    sizes: dict[str, Any],
+    *,
+    has_sinks: bool,
+) -> str:
+    arch = sizes.pop("arch")
+    if arch_number(arch) != 90:
+        raise LoweringError(f"Gluon kernels are for sm_90, not {arch}", fix='backend="triton"')
+    wanted = GluonBackwardConfig if op == "backward" else GluonConfig
+    if config is not None and not isinstance(config, wanted):
+        fix = f"a {wanted.__name__}"
+        raise LoweringError("a Gluon kernel has a configuration of its own", fix=fix)
+    if op == "backward":
+        gradients, reason = gluon_backward_request(
+            BackwardRequest(mask, score, inside=True, config=default_gluon_backward(0, 0), **sizes),
+            config,
+        )
+        made = None if reason else compile_backward(gradients).source
+    else:
+        request, reason = gluon_request(mask, score, has_sinks=has_sinks, config=config, **sizes)
+        made = None if reason else compile_forward(request).source
+    if made is None:
+        raise LoweringError(f"no Gluon kernel: {reason}", fix='use backend="triton"')
+    return made
 
 
 def check_head_dim(size: int) -> None:
@@ -164,7 +218,11 @@ def explain(
         tile = (config.block_m, config.block_n)
     if min(tile) < 1:
         raise ShapeError(f"a tile has at least one query and one key, not {tile}", fix="(128, 64)")
-    return explain_call(node, call, TileShape(*tile, inside=inside(node, call)), head_dim)
+    shape = TileShape(*tile, inside=inside(node, call))
+    sizes = {"dtype": "bfloat16", "head_dim": head_dim, "value_dim": head_dim}
+    _, reason = gluon_request(node, None, inside=shape.inside, **sizes)
+    notes = (f"no Gluon kernel: {reason}",) if reason and arch_number(arch) == 90 else ()
+    return explain_call(node, call, shape, head_dim, notes)
 
 
 def call_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import replace
@@ -113,37 +112,6 @@ class BackwardConfig:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Configs:
-    """Configurations that a user fixed; None is the heuristic's choice."""
-
-    forward: KernelConfig | None = None
-    backward: BackwardConfig | None = None
-
-    def with_(self, config: KernelConfig | BackwardConfig) -> Configs:
-        """The same, with one of the two replaced."""
-        if isinstance(config, BackwardConfig):
-            return replace(self, backward=config)
-        return replace(self, forward=config)
-
-    def to_text(self) -> str:
-        """JSON that ``from_text`` reads; empty if nothing is fixed."""
-        found = {name: x for name, x in asdict(self).items() if x is not None}
-        return json.dumps(found, sort_keys=True) if found else ""
-
-    @staticmethod
-    def from_text(text: str) -> Configs:
-        """The inverse of ``to_text``."""
-        found = json.loads(text) if text else {}
-        forward, backward = found.get("forward"), found.get("backward")
-        return Configs(
-            KernelConfig(**forward) if forward else None,
-            BackwardConfig(**{k: KernelConfig(**x) for k, x in backward.items()})
-            if backward
-            else None,
-        )
-
-
 def default_config(
     *,
     arch: str = "sm_90",
@@ -208,16 +176,16 @@ def default_backward(
         size = 32 if width <= 256 else 16
         queries = keys = KernelConfig(size, size, 8, 1)
     keys = _dividing(keys, granule)
-    rows = _divisor(keys.block_m, row_granule)
+    rows = dividing(keys.block_m, row_granule)
     return BackwardConfig(_dividing(queries, granule), replace(keys, block_m=rows))
 
 
 def _dividing(config: KernelConfig, granule: int | None) -> KernelConfig:
     """Key tiles that divide the blocks of a mask."""
-    return replace(config, block_n=_divisor(config.block_n, granule))
+    return replace(config, block_n=dividing(config.block_n, granule))
 
 
-def _divisor(block: int, granule: int | None) -> int:
+def dividing(block: int, granule: int | None) -> int:
     """The largest tile up to ``block`` that divides the blocks of a mask."""
     if granule is not None and granule % 16 == 0:  # else no tile divides it
         while granule % block:

@@ -11,12 +11,16 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
+from typing import Literal
+from typing import TypeAlias
 
 from maskwright.codegen.algebra import linear
 from maskwright.codegen.algebra import to_node
 from maskwright.codegen.prove import Prover
 from maskwright.dsl import nodes as n
 from maskwright.dsl.expr import Expr
+
+Library: TypeAlias = Literal["tl", "gl"]
 
 PROGRAM, ROW, TILE = 0, 1, 2
 _FLIP = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
@@ -142,11 +146,38 @@ TAKEN = frozenset(
         "head_dim",
     ]
 )
+TAKEN |= frozenset(
+    [
+        "TensorDescriptor",
+        "barrier",
+        "consumer",
+        "fence_async_shared",
+        "gl",
+        "gluon",
+        "lanes",
+        "mbarrier",
+        "nothing",
+        "phase",
+        "pinned",
+        "producer",
+        "products",
+        "share",
+        "slot",
+        "stage",
+        "sums",
+        "tma",
+        "tma_load",
+        "turn",
+        "warpgroup_mma",
+        "warpgroup_mma_wait",
+    ]
+)
 
 
 # Families of names: of the templates, what the compiler numbers, and what belongs to a table.
 _FAMILIES = re.compile(
-    r"(stride|grad|partial|full|visit|row|query|key|value|lane|first|start|k|lse|delta|list)_\w*"
+    r"(stride|grad|partial|full|visit|row|query|key|value|lane|first|start|k|lse|delta|list"
+    r"|acc|all|consumer|gl|out|scores|sum|weights)_\w*"
     r"|(partial|full|visit)\d+_\w+|(c|t|row|sum|bound)\d+|[A-Z][A-Z0-9_]*"
     r"|\w+_((size|stride)\d+|sorted|steps|head)|\w*_"
 )
@@ -170,12 +201,14 @@ class Emitter:
         search_steps: searches are emitted (in the bounds kernel; elsewhere they are loaded).
         names: text of nodes that the surrounding code already provides.
         walked: the position that changes inside a loop; ``q`` if keys stay.
+        library: ``tl`` in a Triton kernel, ``gl`` in a Gluon kernel.
     """
 
     prover: Prover
     search_steps: bool = False
     names: dict[n.Node, str] = field(default_factory=dict)
     walked: str = "k"
+    library: Library = "tl"
     lines: tuple[list[str], list[str], list[str]] = field(default_factory=lambda: ([], [], []))
     helpers: set[str] = field(default_factory=set)
     uses: Counter[n.Node] = field(default_factory=Counter)
@@ -185,6 +218,11 @@ class Emitter:
     def tile(self) -> str:
         """Name of the tile that a loop is at."""
         return "tile_n" if self.walked == "k" else "tile_m"
+
+    def helper(self, name: str) -> str:
+        """Name of a device function that the module will define."""
+        self.helpers.add(name)
+        return name if self.library == "tl" else f"gl_{name}"
 
     def level_of(self, node: n.Node) -> int:
         """The outermost level at which a node can be computed."""
@@ -258,7 +296,7 @@ class Emitter:
                 return f"({self.emit(a, at)} == 0)"
             case n.Where(c, a, b):
                 parts = ", ".join(self.emit(x, at) for x in (c, a, b))
-                return f"tl.where({parts})"
+                return f"{self.library}.where({parts})"
             case n.Call(name, a):
                 return self._call(name, self.emit(a, at))
             case n.Read(table, index):
@@ -278,11 +316,13 @@ class Emitter:
         x, y = self.emit(a, at), self.emit(b, at)
         match op:
             case "min" | "max":
-                return f"tl.{op}imum({x}, {y})"
+                return f"{self.library}.{op}imum({x}, {y})"
             case "-" if a is n.Const(0):
                 return f"(-{y})"
             case "*" if _is_position(a) and _is_position(b):
-                return f"({x}.to(tl.int64) * {y})"  # a product of positions leaves int32
+                return (
+                    f"({x}.to({self.library}.int64) * {y})"  # a product of positions leaves int32
+                )
         return f"({x} {op} {y})"
 
     def _division(self, op: str, a: n.Node, b: n.Node, at: int) -> str:
@@ -295,9 +335,8 @@ class Emitter:
                 return f"({x} >> {shift})" if op == "//" else f"({x} & {size - 1})"
             case n.Const(int(size)) if size > 0 and self.prover.nonnegative(linear(a)):
                 return f"({x} {op} {y})"
-        helper = "floor_divide" if op == "//" else "floor_modulo"
-        self.helpers |= {"floor_divide", helper}
-        return f"{helper}({x}, {y})"
+        divide = self.helper("floor_divide")
+        return f"{divide if op == '//' else self.helper('floor_modulo')}({x}, {y})"
 
     def _compare(self, op: str, a: n.Node, b: n.Node, at: int) -> str:
         """What is walked over on the left, the rest on the right: one comparison an element."""
@@ -312,15 +351,14 @@ class Emitter:
         return f"({self.emit(a, at)} {op} {self.emit(b, at)})"
 
     def _call(self, name: str, x: str) -> str:
-        match name:
-            case "abs" | "exp" | "log" | "sigmoid":
-                return f"tl.{name}({x})"
-        self.helpers.add(name)
-        return f"{name}({x})"
+        match name, self.library:
+            case ("abs" | "exp" | "log", _) | ("sigmoid", "tl"):
+                return f"{self.library}.{name}({x})"
+        return f"{self.helper(name)}({x})"
 
     def _read(self, table: n.Table, index: tuple[n.Node, ...], at: int) -> str:
         pointer, inside = self.address(table, index, at)
-        text = f"tl.load({pointer}, mask={inside}, other={_OUTSIDE[table.dtype]})"
+        text = f"{self.library}.load({pointer}, mask={inside}, other={_OUTSIDE[table.dtype]})"
         return f"({text} != 0)" if table.dtype == "bool" else text
 
     def address(self, table: n.Table, index: tuple[n.Node, ...], at: int) -> tuple[str, str]:
@@ -338,7 +376,7 @@ class Emitter:
         return " + ".join(offsets), inside
 
     def _member(self, value: n.Node, row: n.Read, at: int) -> str:
-        self.helpers.add("is_member")
+        member = self.helper("is_member")
         name = safe_name(row.table.name)
         axis = len(row.index)
         parts, checks = ["0"], []
@@ -348,18 +386,20 @@ class Emitter:
             checks += [f"({text} >= 0)", f"({text} < {name}_size{i})"]
         inside = " & ".join(checks) or "True"
         start, size = parts[0], f"{name}_size{axis}"
-        return f"is_member({self.emit(value, at)}, {name}_sorted, {start}, {size}, {name}_steps, {inside})"
+        return f"{member}({self.emit(value, at)}, {name}_sorted, {start}, {size}, {name}_steps, {inside})"
 
     def _search(self, table: n.Table, prefix: tuple[n.Node, ...], value: n.Node) -> str:
-        self.helpers.add("count_below")
+        search = self.helper("count_below")
         name, axis = safe_name(table.name), table.ndim - 1
         if prefix:
             pointer, inside = self.address(table, prefix, PROGRAM)
         else:
             pointer, inside = name, "True"
-        length = f"tl.minimum({name}_size{axis}, kv_len)"
+        length = f"{self.library}.minimum({name}_size{axis}, kv_len)"
         target = self.emit(value, PROGRAM)
-        return f"count_below({pointer}, {name}_stride{axis}, {length}, {target}, search_steps, {inside})"
+        return (
+            f"{search}({pointer}, {name}_stride{axis}, {length}, {target}, search_steps, {inside})"
+        )
 
     def _by_head(self, kinds: tuple[int, ...] | n.Table, masks: tuple[n.Node, ...], at: int) -> str:
         from maskwright.codegen.normal import kind_is

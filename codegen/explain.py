@@ -66,12 +66,14 @@ class Explanation:
         )
 
 
-def explain_call(mask: n.Node, call: Call, tile: TileShape, head_dim: int) -> Explanation:
-    """Explain a mask for checked runtime values."""
+def explain_call(
+    mask: n.Node, call: Call, tile: TileShape, head_dim: int, notes: tuple[str, ...] = ()
+) -> Explanation:
+    """Explain a mask for checked runtime values; ``notes`` join the reasons."""
     schedule = derive(mask, tile, tail=False)
     shown = derive(mask, tile)  # as the kernel runs it: a ragged last tile counts as partial
     small, repeat = _distinct(mask, call)
-    reasons = list(schedule.reasons)
+    reasons = [*schedule.reasons, *notes]
     pairs, empty, sampled = _pairs(mask, small, tile)
     full, partial, sampled_tiles = _tiles(mask, schedule, small)
     if sampled or sampled_tiles:

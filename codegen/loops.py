@@ -26,13 +26,33 @@ class Loop:
     Attributes:
         index: the loop variable; the tile (``tile_n``, or ``tile_m`` if keys stay) itself where
             no mapping is needed.
-        bounds: arguments of ``tl.range``.
+        start, stop, stride: arguments of ``range``.
         body: lines that compute the tile from the index.
     """
 
     index: str
-    bounds: str
+    start: str
+    stop: str
+    stride: int = 1
     body: tuple[str, ...] = ()
+
+    @property
+    def bounds(self) -> str:
+        """Arguments of ``range``, as text."""
+        ends = f"{self.start}, {self.stop}"
+        return ends if self.stride == 1 else f"{ends}, {self.stride}"
+
+    def tiles(self, library: str) -> str:
+        """Text of how often the loop runs."""
+        length = self.stop if self.start == "0" else f"{self.stop} - {self.start}"
+        if self.stride > 1:
+            length = f"({length} + {self.stride - 1}) // {self.stride}"
+        return f"{library}.maximum({length}, 0)"
+
+    def at(self, turn: str) -> str:
+        """Text of the index at a turn, counted from 0."""
+        place = turn if self.stride == 1 else f"{turn} * {self.stride}"
+        return place if self.start == "0" else f"{self.start} + {place}"
 
 
 def roots(segments: tuple[Segment, ...]) -> list[n.Node]:
@@ -61,12 +81,14 @@ def emit_loop(name: str, segments: tuple[Segment, ...], emitter: Emitter) -> Loo
         if i == 0:
             body.append(f"{emitter.tile} = {text}")
         else:
-            body.append(f"{emitter.tile} = tl.where(step >= {total}, {text}, {emitter.tile})")
+            body.append(
+                f"{emitter.tile} = {emitter.library}.where(step >= {total}, {text}, {emitter.tile})"
+            )
         last = i == len(segments) - 1
         end = f"{name}_count" if last else f"{label}_end"
         lines.append(f"{end} = {count}" if total == "0" else f"{end} = {total} + {count}")
         total = end
-    return Loop("step", f"0, {total}", tuple(body))
+    return Loop("step", "0", total, 1, tuple(body))
 
 
 def _simple(segment: Segment) -> bool:
@@ -76,9 +98,9 @@ def _simple(segment: Segment) -> bool:
 def _plain(name: str, segment: Segment, emitter: Emitter) -> Loop:
     if segment.period is None:
         lo = emitter.named(segment.lo, f"{name}_lo")
-        return Loop(emitter.tile, f"{lo}, {emitter.named(segment.hi, f'{name}_hi')}")
+        return Loop(emitter.tile, lo, emitter.named(segment.hi, f"{name}_hi"))
     first, hi = _strided_start(name, segment, emitter)
-    return Loop(emitter.tile, f"{first}, {hi}, {segment.period.period}")
+    return Loop(emitter.tile, first, hi, segment.period.period)
 
 
 def _strided_start(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
@@ -101,15 +123,15 @@ def _mapped(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
     if period.width is const(1):
         first, hi = _strided_start(name, segment, emitter)
         return f"({hi} - {first} + {size - 1}) // {size}", f"{first} + {{step}} * {size}"
-    emitter.helpers.add("tiles_before")
+    before = emitter.helper("tiles_before")
     lo, hi = emitter.emit(segment.lo, PROGRAM), emitter.emit(segment.hi, PROGRAM)
     origin = emitter.emit(period.origin, PROGRAM)
     width = emitter.emit(period.width, PROGRAM)
     lines = emitter.lines[PROGRAM]
     for end, text in (("from", lo), ("to", hi)):
-        lines.append(f"{name}_{end} = tiles_before({text}, {origin}, {size}, {width})")
+        lines.append(f"{name}_{end} = {before}({text}, {origin}, {size}, {width})")
     place = f"({name}_from + {{step}})"
     # A width of 0 has no tiles; the division must still be defined.
-    safe = width if isinstance(period.width, n.Const) else f"tl.maximum({width}, 1)"
+    safe = width if isinstance(period.width, n.Const) else f"{emitter.library}.maximum({width}, 1)"
     tile = f"{origin} - {size} + {place} // {safe} * {size} + {place} % {safe}"
     return f"{name}_to - {name}_from", tile

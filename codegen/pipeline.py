@@ -69,7 +69,7 @@ def compile_backward(
     """Mask node to the source text of its gradients."""
     plan = plan_backward(request)
     source = render_backward(plan)
-    _dump(debug, request.mask, (plan.queries.schedule, plan.keys.schedule), plan, source)
+    _dump(debug, request.mask, tuple(x.schedule for x in plan.walks), plan, source)
     return Compiled(plan, source)
 
 

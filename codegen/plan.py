@@ -15,6 +15,9 @@ from maskwright.codegen.emit import ROW
 from maskwright.codegen.emit import TILE
 from maskwright.codegen.emit import Emitter
 from maskwright.codegen.emit import safe_name
+from maskwright.codegen.gluon import GluonConfig
+from maskwright.codegen.gluon import GluonTemplate
+from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.loops import Loop
 from maskwright.codegen.loops import emit_loop
 from maskwright.codegen.loops import roots
@@ -56,7 +59,7 @@ class Request:
     value_dim: int
     inside: bool
     has_sinks: bool
-    config: KernelConfig
+    config: KernelConfig | GluonConfig | GluonBackwardConfig
 
     @property
     def tile(self) -> TileShape:
@@ -71,6 +74,8 @@ class Request:
     @property
     def pads(self) -> tuple[int, int]:
         """Columns of a query or key tile, and of a value tile."""
+        if isinstance(self.config, GluonTemplate):
+            return self.config.pads(self.head_dim, self.value_dim)
         return padded_heads(self.head_dim, self.value_dim, self.dtype, self.config.block_m)
 
 
@@ -118,6 +123,7 @@ class WalkPlan:
         score_lines, score: likewise for the score expression, in both loops.
         slope: derivative of the score expression by ``s``; empty where it is 1.
         table_gradients: derivatives by the reads of float tables.
+        helpers, prepare_helpers: device functions of this kernel, and of those before it.
         backward: the kernel computes gradients.
     """
 
@@ -137,6 +143,7 @@ class WalkPlan:
     bounds: BoundsPlan | None
     tile_list: ListPlan | None
     helpers: frozenset[str]
+    prepare_helpers: frozenset[str]
     backward: bool
 
     @property
@@ -164,6 +171,7 @@ def plan_walk(request: Request, tile: TileShape, *, gradients: bool = False) -> 
     """
     schedule = derive(request.mask, tile)
     emitter = _emitter(tile)
+    emitter.library = "gl" if isinstance(request.config, GluonTemplate) else "tl"
     shown = schedule.partial + schedule.full if schedule.closed else schedule.visit
     searches = searches_of(shown)
     _name_searches(emitter, searches)
@@ -179,9 +187,7 @@ def plan_walk(request: Request, tile: TileShape, *, gradients: bool = False) -> 
     score = plan_score(emitter, request.score, gradients=gradients)
     bounds = _plan_bounds(request, tile, searches)
     tile_list = None if schedule.closed else _plan_list(request, schedule, searches)
-    helpers = set(emitter.helpers)
-    for part in (bounds, tile_list):
-        helpers |= part[1] if part else set()
+    prepares = (part[1] for part in (bounds, tile_list) if part)
     return WalkPlan(
         request=request,
         schedule=schedule,
@@ -198,7 +204,8 @@ def plan_walk(request: Request, tile: TileShape, *, gradients: bool = False) -> 
         table_gradients=score.table_gradients,
         bounds=bounds[0] if bounds else None,
         tile_list=tile_list[0] if tile_list else None,
-        helpers=frozenset(helpers),
+        helpers=frozenset(emitter.helpers),
+        prepare_helpers=frozenset().union(*prepares),
         backward=gradients,
     )
 
@@ -296,12 +303,16 @@ def _plan_list(
 
 def _listed(emitter: Emitter) -> tuple[Loop, Loop]:
     """Loops over the compact list: partial tiles first, full tiles after them."""
+    load = f"{emitter.library}.load"
     emitter.lines[PROGRAM].extend(
         [
-            "list_start = tl.load(list_starts + list_row)",
-            "list_end = tl.load(list_starts + list_row + 1)",
-            "list_full = list_start + tl.load(list_partial + list_row)",
+            f"list_start = {load}(list_starts + list_row)",
+            f"list_end = {load}(list_starts + list_row + 1)",
+            f"list_full = list_start + {load}(list_partial + list_row)",
         ]
     )
-    body = (f"{emitter.tile} = tl.load(tile_list + step)",)
-    return Loop("step", "list_start, list_full", body), Loop("step", "list_full, list_end", body)
+    body = (f"{emitter.tile} = {load}(tile_list + step)",)
+    return (
+        Loop("step", "list_start", "list_full", 1, body),
+        Loop("step", "list_full", "list_end", 1, body),
+    )

@@ -10,6 +10,7 @@ from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.config import padded_heads
 from maskwright.codegen.emit import safe_name
+from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.plan import Binding
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan import WalkPlan
@@ -31,10 +32,10 @@ class BackwardRequest:
     head_dim: int
     value_dim: int
     inside: bool
-    config: BackwardConfig
+    config: BackwardConfig | GluonBackwardConfig
     tables: tuple[str, ...] | None = None
 
-    def of(self, config: KernelConfig) -> Request:
+    def of(self, config: KernelConfig | GluonBackwardConfig) -> Request:
         """The request of one kernel. Sinks are in the LSE already."""
         return Request(
             self.mask,
@@ -53,35 +54,44 @@ class BackwardPlan:
     """The backward kernels.
 
     Attributes:
-        queries: keeps queries, walks over keys: gradient of queries and of float tables.
+        queries: keeps queries, walks over keys: gradient of queries and of float tables. None if
+            the other kernel computes those of queries, too.
         keys: keeps keys, walks over queries: gradients of keys and values.
         pads: columns of key tiles and of value tiles.
     """
 
     request: BackwardRequest
-    queries: WalkPlan
+    queries: WalkPlan | None
     keys: WalkPlan
     pads: tuple[int, int]
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
         """Runtime values, the same for all kernels."""
-        return self.queries.bindings
+        return self.keys.bindings
+
+    @property
+    def walks(self) -> tuple[WalkPlan, ...]:
+        """Those of all kernels."""
+        return (self.keys,) if self.queries is None else (self.queries, self.keys)
 
     @property
     def tables(self) -> tuple[str, ...]:
         """Kernel names of the float tables that get a gradient."""
-        return tuple(dict.fromkeys(x.table for x in self.queries.table_gradients))
+        found = () if self.queries is None else self.queries.table_gradients
+        return tuple(dict.fromkeys(x.table for x in found))
 
     @property
     def prepares(self) -> bool:
         """Work on the device precedes the kernels."""
         lists = any(x.sorted_list for x in self.bindings)
-        return lists or self.queries.prepares or self.keys.prepares
+        return lists or any(x.prepares for x in self.walks)
 
 
 def plan_backward(request: BackwardRequest) -> BackwardPlan:
     """Decide the backward kernels for a request."""
+    if isinstance(request.config, GluonBackwardConfig):
+        return _one_kernel(request, request.config)
     queries, keys = request.of(request.config.queries), request.of(request.config.keys)
     walk = plan_walk(keys, keys.transposed_tile, gradients=True)
     first = plan_walk(queries, queries.tile, gradients=True)
@@ -93,3 +103,9 @@ def plan_backward(request: BackwardRequest) -> BackwardPlan:
         replace(walk, table_gradients=()),  # one of the two kernels adds them
         padded_heads(request.head_dim, request.value_dim, request.dtype, WGMMA_ROWS),
     )
+
+
+def _one_kernel(request: BackwardRequest, config: GluonBackwardConfig) -> BackwardPlan:
+    keys = request.of(config)
+    walk = plan_walk(keys, keys.transposed_tile, gradients=True)
+    return BackwardPlan(request, None, replace(walk, table_gradients=()), keys.pads)

@@ -10,17 +10,19 @@ import jinja2
 
 from maskwright.codegen.describe import backward_header
 from maskwright.codegen.describe import header
+from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan import WalkPlan
 from maskwright.codegen.plan_backward import BackwardPlan
 
-_TEMPLATES = Path(__file__).parent / "templates" / "triton"
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
-@lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
+@lru_cache(maxsize=2)
+def _environment(target: str) -> jinja2.Environment:
+    """Templates of a target; what it does not have is as for Triton."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.FileSystemLoader([_TEMPLATES / target, _TEMPLATES / "triton"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -41,14 +43,16 @@ def _tile_mask(start: str, lane: str, limit: str, dims: str, size: str) -> str:
 def render_forward(plan: WalkPlan) -> str:
     """Source of a complete module: kernels, ``prepare`` and ``forward``."""
     request = plan.request
+    gluon = isinstance(request.config, GluonConfig)
     return _render(
+        "gluon_sm90" if gluon else "triton",
         "forward.py.jinja",
         p=plan,
         c=request.config,
         d=_dimensions(request, request.pads),
         header=header(plan),
-        imports=_imports(request),
-        helpers=plan.helpers,
+        imports="" if gluon else _imports(request),
+        helpers=plan.helpers | (frozenset() if gluon else plan.prepare_helpers),
         bm="BLOCK_M",
         bn="BLOCK_N",
         prefix="",
@@ -57,19 +61,27 @@ def render_forward(plan: WalkPlan) -> str:
 
 def render_backward(plan: BackwardPlan) -> str:
     """Source of a complete module: kernels, ``prepare`` and ``backward``."""
-    request = plan.queries.request
+    request = plan.keys.request
+    gluon = plan.queries is None
+    used = (x.helpers | (frozenset() if gluon else x.prepare_helpers) for x in plan.walks)
     return _render(
+        "gluon_sm90" if gluon else "triton",
         "backward.py.jinja",
         plan=plan,
+        p=plan.keys,
+        c=request.config,
         d=_dimensions(request, plan.pads),
         header=backward_header(plan),
-        imports=_imports(request),
-        helpers=plan.queries.helpers | plan.keys.helpers,
+        imports="" if gluon else _imports(request),
+        helpers=frozenset().union(*used),
+        bm="KEY_M",
+        bn="KEY_N",
+        prefix="key_",
     )
 
 
-def _render(template: str, **context: object) -> str:
-    return tidy(_environment().get_template(template).render(**context))
+def _render(target: str, template: str, **context: object) -> str:
+    return tidy(_environment(target).get_template(template).render(**context))
 
 
 def _imports(request: Request) -> str:

@@ -141,6 +141,8 @@ _LAZY = {
     "Attention": "maskwright.runtime.api",
     "BackwardConfig": "maskwright.codegen.config",
     "Explanation": "maskwright.codegen.api",
+    "GluonBackwardConfig": "maskwright.codegen.gluon_backward",
+    "GluonConfig": "maskwright.codegen.gluon",
     "KernelConfig": "maskwright.codegen.config",
     "MaskwrightWarning": "maskwright.runtime.cache",
     "Prepared": "maskwright.runtime.api",

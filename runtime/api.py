@@ -15,9 +15,9 @@ from maskwright.codegen.api import Explanation
 from maskwright.codegen.api import explain
 from maskwright.codegen.api import score_node
 from maskwright.codegen.api import source
-from maskwright.codegen.config import BackwardConfig
-from maskwright.codegen.config import Configs
 from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.configs import AnyConfig
+from maskwright.codegen.configs import Configs
 from maskwright.codegen.pipeline import Compiled
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.pipeline import compile_forward
@@ -33,6 +33,7 @@ from maskwright.dsl.expr import Expr
 from maskwright.runtime import build
 from maskwright.runtime import device
 from maskwright.runtime import eager
+from maskwright.runtime import gluon
 from maskwright.runtime import op
 from maskwright.runtime import reference
 from maskwright.runtime import settings
@@ -40,6 +41,7 @@ from maskwright.runtime.bind import DTYPES
 from maskwright.runtime.bind import Binder
 from maskwright.runtime.bind import Shapes
 from maskwright.runtime.call import Call
+from maskwright.runtime.call import check_backend
 from maskwright.runtime.check import Report
 from maskwright.runtime.check import check
 from maskwright.runtime.hot import Hot
@@ -93,15 +95,15 @@ class Attention:
         hot = Hot(self.binder.params, tables=bool(self.binder.tables))
         return self.__dict__ | {"_kernels": {}, "hot": hot}
 
-    def with_config(self, config: KernelConfig | BackwardConfig) -> Attention:
-        """The same attention with a fixed configuration of the forward or of the backward."""
+    def with_config(self, config: AnyConfig) -> Attention:
+        """The same attention with a fixed configuration of one of its kernels."""
         score = None if self.score is None else Expr(self.score)
         return Attention(Expr(self.mask), score=score, configs=self.configs.with_(config))
 
     def source(self, **options: Any) -> str:
         """Source of the kernel; options as in ``maskwright.source``."""
-        backward = options.get("op") == "backward"
-        options.setdefault("config", self.configs.backward if backward else self.configs.forward)
+        fixed = self.configs.of_kernel(options.get("op"), options.get("backend"))
+        options.setdefault("config", fixed)
         score = None if self.score is None else Expr(self.score)
         return source(Expr(self.mask), score=score, **options)
 
@@ -157,7 +159,8 @@ class Attention:
         self, query: Tensor, key: Tensor, value: Tensor, bindings: Mapping[str, Any], **options: Any
     ) -> Call:
         """The checked call."""
-        return Call.of(self.binder, query, key, value, bindings, **options)
+        call = Call.of(self.binder, query, key, value, bindings, **options)
+        return gluon.settle(self, call, asked=check_backend(options.get("backend", "auto")))
 
     def run(
         self,
@@ -176,7 +179,7 @@ class Attention:
             return launch(*tensors, bindings)
         call = self.call(*tensors, bindings, sinks=sinks, **options)
         out, lse = self.forward(call, prepared)
-        if plain and call.backend == "triton" and not call.empty:
+        if plain and call.backend in ("triton", "gluon") and not call.empty:
             kernel = self._ready(call, sinks=None, interpreted=False)
             self.hot.remember(call, tensors, kernel, kind)
         return out, lse
@@ -233,6 +236,7 @@ class Attention:
         tensors = [call.query, call.key, call.value]
         tensors += [x for x in call.values.values() if isinstance(x, Tensor)]
         key = (
+            call.backend == "gluon",
             tuple((x.dtype, x.stride(), x.data_ptr() % 16) for x in tensors),
             None if sinks is None else sinks.data_ptr() % 16,
             (call.shapes, call.query.device, call.inside, interpreted),
@@ -281,6 +285,9 @@ class Attention:
         device.announce(self.mask, reasons)
 
     def _compiled(self, call: Call, *, sinks: bool, interpreted: bool) -> Compiled[WalkPlan]:
+        if call.backend == "gluon":
+            made, _ = gluon.request(self, call)
+            return compile_forward(made, settings.current().debug)
         s, dtype = call.shapes, DTYPES[call.query.dtype]
         arch = "sm_80" if interpreted else device.arch(call.query.device)
         tensors = (call.query, call.key, call.value)
@@ -372,7 +379,7 @@ def attention(
         q_offset: position of query row 0 in key coordinates; Sk - Sq by default.
         return_lse: also return the log-sum-exp of the logits, sinks included: float32
             (B, Hq, Sq), natural logarithm.
-        backend: ``auto``, ``triton``, ``interpret`` or ``reference``.
+        backend: ``auto``, ``gluon`` (sm_90), ``triton``, ``interpret`` or ``reference``.
         prepared: result of ``prepare`` for the same sizes and runtime values.
         bindings: params (int) and tables (tensors on the query's device) by name.
 

@@ -53,6 +53,7 @@ def gradients(found: Attention, call: Call, given: Outputs, wanted: Collection[s
         q_offset=call.shapes.q_offset,
         scale=call.scale,
         interpreted=call.backend == "interpret",
+        use_gluon=call.backend == "gluon",
     )
 
 

@@ -109,15 +109,13 @@ def choose_backend(backend: str, query: Tensor) -> str:
     match backend:
         case "auto":
             return "triton" if cuda else "reference"
-        case "triton" if not cuda:
+        case "triton" | "gluon" if not cuda:
             fix = 'use backend="reference" or "interpret" for CPU tensors'
             raise DispatchError(
-                f"the triton backend needs a GPU, query is on {query.device}", fix=fix
+                f"the {backend} backend needs a GPU, query is on {query.device}", fix=fix
             )
         case "interpret" if cuda:
             raise DispatchError("the interpreter runs on CPU tensors", fix="move the inputs to cpu")
-        case "gluon":
-            raise DispatchError("no Gluon kernels in this version", fix='use backend="triton"')
         case "interpret" if query.dtype == torch.bfloat16:
             raise DispatchError(
                 "Triton's interpreter computes bfloat16 dots wrongly", fix="use float16 or float32"

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from maskwright.codegen.config import BackwardConfig
-from maskwright.codegen.config import Configs
 from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.configs import Configs
+from maskwright.codegen.gluon import GluonConfig
 from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.evaluate import mask_node
@@ -88,7 +89,7 @@ def check(
     q_offset: int | None = None,
     sinks: Tensor | None = None,
     backend: str = "auto",
-    config: KernelConfig | None = None,
+    config: KernelConfig | GluonConfig | None = None,
     backward: BackwardConfig | None = None,
     gradients: bool = True,
     seed: int = 0,
@@ -118,7 +119,7 @@ def check(
     inputs = _inputs(sizes, (head_dim, value_dim or head_dim), _dtype(dtype, where), where, seed)
     given = {name: _to(value, where) for name, value in bindings.items()}
     sinks = None if sinks is None else sinks.to(where)
-    found = Attention(mask, score=score, configs=Configs(config, backward))
+    found = Attention(mask, score=score, configs=Configs.of(config, backward))
     options: dict[str, Any] = {"scale": scale, "q_offset": q_offset}
     attend: Callable[..., Any] = partial(found, return_lse=True, backend=chosen, **options)
     with torch.no_grad():
@@ -182,9 +183,10 @@ Sizes: TypeAlias = tuple[int, int, int, int, int]  # batch, heads, kv_heads, q_l
 
 def _place(backend: str) -> tuple[str, torch.device]:
     """(backend, device): the GPU if there is one, else the interpreter."""
-    cuda = torch.cuda.is_available() and backend in ("auto", "triton")
-    chosen = "triton" if cuda else ("interpret" if backend == "auto" else backend)
-    return chosen, torch.device("cuda" if chosen == "triton" else "cpu")
+    cuda = torch.cuda.is_available() and backend in ("auto", "gluon", "triton")
+    chosen = "triton" if cuda else "interpret"
+    chosen = chosen if backend == "auto" else backend
+    return chosen, torch.device("cuda" if cuda else "cpu")
 
 
 def _inputs(

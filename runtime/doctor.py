@@ -50,7 +50,7 @@ def backends(versions: Mapping[str, str | None], gpus: list[dict[str, Any]]) -> 
         "triton": triton or "yes",
         "interpret": _reason_interpret(versions) or "yes",
         "reference": "yes" if versions["torch"] else "no: torch is not installed",
-        "gluon": "no: no template of this version uses it",
+        "gluon": triton or _reason_gluon(gpus) or "yes",
     }
 
 
@@ -62,6 +62,11 @@ def _reason_triton(versions: Mapping[str, str | None], gpus: list[dict[str, Any]
     if max(tuple(g["capability"]) for g in gpus) < OLDEST_GPU:
         return "no: needs a GPU of compute capability 8.0 or newer"
     return ""
+
+
+def _reason_gluon(gpus: list[dict[str, Any]]) -> str:
+    hopper = any(tuple(g["capability"]) == (9, 0) for g in gpus)
+    return "" if hopper else "no: its kernels are for compute capability 9.0"
 
 
 def _reason_interpret(versions: Mapping[str, str | None]) -> str:

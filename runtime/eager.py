@@ -117,7 +117,9 @@ class _Gradients(Function):
     ) -> tuple[Tensor | None, ...]:
         plain = not run.names and tensors[3] is None and grad_out is not None
         given = (*tensors[:3], out, lse, grad_out, *(() if grad_lse is None else (grad_lse,)))
-        hot, kind = run.found.hot, options_of(**run.options)
+        # Kernels of another kind serve where results must be deterministic.
+        kind = (*options_of(**run.options), torch.are_deterministic_algorithms_enabled())
+        hot = run.found.hot
         launch = hot.find_backward(given, run.values, kind) if plain else None
         if launch is not None:
             return *launch(given, run.values), None

@@ -28,6 +28,7 @@ from maskwright.dsl.errors import DispatchError
 from maskwright.dsl.errors import LoweringError
 from maskwright.runtime import build
 from maskwright.runtime import device
+from maskwright.runtime import gluon
 from maskwright.runtime import settings
 from maskwright.runtime.bind import DTYPES
 from maskwright.runtime.bind import Shapes
@@ -42,6 +43,22 @@ Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | None, dict[str, Te
 _MOST_KERNELS = 4096  # kinds of calls remembered
 
 
+@dataclass(frozen=True)
+class How:
+    """What decides on kernels beside mask, tensors and sizes.
+
+    Attributes:
+        inside: every query position is inside ``[0, kv_len)``.
+        interpreted: Triton's interpreter runs them.
+        gluon: Gluon kernels are wanted, where they can serve. They add up gradients of queries in
+            no fixed order, so they are not wanted where results must be deterministic.
+    """
+
+    inside: bool
+    interpreted: bool
+    gluon: bool
+
+
 @dataclass
 class BackwardKernel:
     """Backward kernels for one kind of call; see ``launch.Kernel``."""
@@ -52,7 +69,7 @@ class BackwardKernel:
     handles: dict[str, Any] = field(default_factory=dict)
 
     def run(self, *tensors: Tensor, **options: Any) -> Any:
-        """(grad_query, grad_key, grad_value, row_lse, row_delta, gradients of tables)."""
+        """(grad_query, grad_key, grad_value, row_lse, row_delta, ..., gradients of tables)."""
         if self.interpreted:
             with interpreter():
                 return self.module.backward(*tensors, **options)
@@ -86,6 +103,7 @@ def backward(
     q_offset: int,
     scale: float,
     interpreted: bool,
+    use_gluon: bool = False,
 ) -> Gradients:
     """Gradients of query, key, value, sinks and float tables of one call.
 
@@ -97,6 +115,7 @@ def backward(
         out, lse: results of the forward.
         values: runtime values as ``Binder.bind`` returns them; float tables that require a
             gradient get one.
+        use_gluon: Gluon kernels are wanted, where they can serve.
     """
     shapes = check_tensors(query, key, value, q_offset)
     if any(x.requires_grad for x in values.values() if isinstance(x, Tensor)):
@@ -110,10 +129,11 @@ def backward(
     values = values | {name: x.contiguous() for name, x in tables.items()}
     tensors = (query, key, value, grad_out)
     offsets = _offsets(out, lse, grad_lse, *values.values())
-    kernel = ready(found, tensors, shapes, wanted, offsets, inside=inside, interpreted=interpreted)
+    how = How(inside, interpreted, use_gluon and not torch.are_deterministic_algorithms_enabled())
+    kernel = ready(found, tensors, shapes, wanted, how, offsets)
     _announce(found, kernel.compiled.plan)
     names = {x.name: x.text for x in kernel.compiled.plan.bindings}
-    grad_query, grad_key, grad_value, _, delta, of_tables = kernel.run(
+    grad_query, grad_key, grad_value, _, delta, *_, of_tables = kernel.run(
         *(query, key, value, out, lse, grad_out),
         grad_lse=grad_lse,
         scale=scale,
@@ -157,7 +177,7 @@ def _tell_not_deterministic() -> None:
 
 def _announce(found: Attention, plan: BackwardPlan) -> None:
     """The general path is never taken silently."""
-    for walk in (plan.queries, plan.keys):
+    for walk in plan.walks:
         if walk.tile_list is not None:
             found.announce(walk.schedule.reasons)
 
@@ -176,19 +196,17 @@ def ready(
     tensors: tuple[Tensor, ...],
     shapes: Shapes,
     wanted: tuple[str, ...],
+    how: How,
     offsets: tuple[int, ...] = (),
-    *,
-    inside: bool,
-    interpreted: bool,
 ) -> BackwardKernel:
     """The kernels for this kind of call: one look-up once they have been made."""
     kind = tuple((x.dtype, x.stride(), x.data_ptr() % 16) for x in tensors)
-    mine = (found.mask, found.score, found.configs.backward, wanted, offsets)
-    key = (mine, kind, shapes, tensors[0].device, inside, interpreted)
+    mine = (found.mask, found.score, found.configs, wanted, offsets)
+    key = (mine, kind, shapes, tensors[0].device, how)
     if key not in _kernels:
         if len(_kernels) >= _MOST_KERNELS:
             _kernels.clear()
-        _kernels[key] = _made(found, tensors, shapes, wanted, inside, interpreted)
+        _kernels[key] = _made(found, tensors, shapes, wanted, how)
     return _kernels[key]
 
 
@@ -200,15 +218,31 @@ def _made(
     tensors: tuple[Tensor, ...],
     shapes: Shapes,
     wanted: tuple[str, ...],
-    inside: bool,
-    interpreted: bool,
+    how: How,
 ) -> BackwardKernel:
-    mask, score = found.mask, found.score
     dtype = DTYPES[tensors[0].dtype]
-    arch = "sm_80" if interpreted else device.arch(tensors[0].device)
+    request = BackwardRequest(
+        *(found.mask, found.score, dtype, shapes.head_dim, shapes.value_dim, how.inside),
+        _chosen(found, tensors, shapes, how),
+        wanted,
+    )
+    if how.gluon:
+        request = gluon.backward_request(request, found.configs.gluon_backward, tensors)
+    compiled = compile_backward(request, settings.current().debug)
+    return BackwardKernel(
+        compiled, build.load(compiled, interpreted=how.interpreted), how.interpreted
+    )
+
+
+def _chosen(
+    found: Attention, tensors: tuple[Tensor, ...], shapes: Shapes, how: How
+) -> BackwardConfig:
+    """Configuration of the Triton kernels."""
     aligned = all(device.aligned(x) for x in tensors)
+    arch = "sm_80" if how.interpreted else device.arch(tensors[0].device)
+    dtype = DTYPES[tensors[0].dtype]
     config = found.configs.backward or _config(
-        mask, arch, dtype, shapes.head_dim, shapes.value_dim, aligned, interpreted
+        found.mask, arch, dtype, shapes.head_dim, shapes.value_dim, aligned, how.interpreted
     )
     if "descriptor" in (config.queries.loads, config.keys.loads) and not aligned:
         raise LoweringError(
@@ -216,11 +250,7 @@ def _made(
             expression=config,
             fix='use loads="pointer", make the tensors contiguous, or let the heuristic choose',
         )
-    request = BackwardRequest(
-        mask, score, dtype, shapes.head_dim, shapes.value_dim, inside, config, wanted
-    )
-    compiled = compile_backward(request, settings.current().debug)
-    return BackwardKernel(compiled, build.load(compiled, interpreted=interpreted), interpreted)
+    return config
 
 
 @lru_cache(maxsize=1024)

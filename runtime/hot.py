@@ -104,13 +104,13 @@ class BackwardLaunch:
         options: dict[str, Any] = {"scale": call.scale, "q_offset": call.shapes.q_offset}
         options |= {"grad_lse": tensors[6]} if len(tensors) > 6 else {}
         launches, made = kernel.module.arguments(*tensors[:6], **options, **slots)
-        places = _places([*tensors, *made[:5], *slots.values()])
+        places = _places([*tensors, *made[:-1], *slots.values()])
         device = call.query.get_device()
         self.frozen = [
             Frozen(kernel.handles[name], grid, found, places, device)
             for name, grid, found in launches
         ]
-        self.spaces = [Space(x, call.query.device) for x in made[:5]]
+        self.spaces = [Space(x, call.query.device) for x in made[:-1]]
         self.params = [x.name for x in kernel.compiled.plan.bindings]
 
     def __call__(self, tensors: Tensors, bindings: Mapping[str, int]) -> list[Tensor]:
@@ -207,6 +207,7 @@ class Hot:
         self, found: Attention, call: Call, given: Tensors, options: tuple[Any, ...]
     ) -> None:
         """Keep the backward launches of a call that has just been made."""
+        from maskwright.runtime.gradient import How
         from maskwright.runtime.gradient import ready
 
         readable = all(x.stride(-1) == 1 and 0 not in x.stride() for x in given)
@@ -216,7 +217,11 @@ class Hot:
         if not (simple and readable and rows and _plain(given)):
             return
         tensors = (*given[:3], given[5])
-        kernel = ready(found, tensors, call.shapes, (), inside=call.inside, interpreted=False)
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        how = How(
+            call.inside, interpreted=False, gluon=call.backend == "gluon" and not deterministic
+        )
+        kernel = ready(found, tensors, call.shapes, (), how)
         if not kernel.compiled.plan.prepares:
             make = partial(BackwardLaunch, kernel, call, given[3:])
             self._keep(self.backward, (_kind(given), options), make)
@@ -242,7 +247,7 @@ class Hot:
 
     def _simple(self, call: Call, given: Tensors) -> bool:
         alike = all(x is y for x, y in zip(given, (call.query, call.key, call.value), strict=True))
-        return alike and not self.off and call.sinks is None and call.backend == "triton"
+        return alike and not self.off and call.sinks is None and call.backend in ("triton", "gluon")
 
     def _bound(self, bindings: Mapping[str, Any]) -> bool:
         """Every param has an int in its range, and there is nothing else."""

@@ -15,6 +15,10 @@ from typing import Any
 
 from maskwright.codegen.config import SHARED_KIB
 from maskwright.codegen.config import arch_number
+from maskwright.codegen.gluon import ROWS
+from maskwright.codegen.gluon import GluonConfig
+from maskwright.codegen.gluon import GluonTemplate
+from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.plan import WalkPlan
 from maskwright.dsl.errors import LoweringError
 from maskwright.runtime import cache
@@ -79,19 +83,21 @@ def build(
     """
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     number = arch_number(arch)
     module = _load(cache.store(f"{name}.py", source), name)
     config = plan.request.config
     function = getattr(module, kernel)
-    signature, attrs = _signature(plan, pads, function.arg_names)
+    signature, attrs = _signature(plan, pads, function.arg_names, module)
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    if isinstance(config, GluonTemplate):
+        options = module.OPTIONS.get(kernel, module.OPTIONS)
     started = time.perf_counter()
     try:
         compiled = triton.compile(
-            ASTSource(function, signature, {}, attrs),
+            _ast_source(config)(function, signature, {}, attrs),
             target=GPUTarget("cuda", number, 32),
-            options={"num_warps": config.num_warps, "num_stages": config.num_stages},
+            options=options,
         )
     except Exception as error:
         raise LoweringError(f"{arch}: the Triton compiler refused: {error}") from error
@@ -113,6 +119,16 @@ def build(
     )
 
 
+def _ast_source(config: object) -> Any:
+    if isinstance(config, GluonTemplate):
+        from triton.experimental.gluon._runtime import GluonASTSource
+
+        return GluonASTSource
+    from triton.compiler import ASTSource
+
+    return ASTSource
+
+
 def _load(path: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"maskwright_offline_{name}", path)
     assert spec is not None
@@ -123,10 +139,18 @@ def _load(path: Path, name: str) -> ModuleType:
 
 
 def _signature(
-    plan: WalkPlan, pads: tuple[int, int], names: list[str]
+    plan: WalkPlan, pads: tuple[int, int], names: list[str], module: ModuleType
 ) -> tuple[dict[str, str], dict[Any, Any]]:
     """Types of a kernel's arguments, with the alignment a real call has."""
     types = {name: _type(name, plan, pads) for name in names}
+    config = plan.request.config
+    if isinstance(config, GluonTemplate):
+        # A descriptor of Gluon's has a layout of shared memory in its type.
+        for name, layout in _LAYOUTS.items():
+            if types.get(name, "").startswith("tensordesc"):
+                types[name] = types[name].replace(">", f",{getattr(module, layout)!r}>")
+        if isinstance(config, GluonConfig) and config.bulk_store:
+            types["out"] = types["query"]
     attrs: dict[Any, Any] = {}
     for i, (name, kind) in enumerate(types.items()):
         if kind.startswith("*") or name.startswith("stride_"):
@@ -136,6 +160,14 @@ def _signature(
 
 _FIXED = {"lse": "*fp32", "delta": "*fp32", "sinks": "*fp32", "scale": "fp32", "bounds": "*i32"}
 _FIXED |= {"tile_list": "*i32", "list_starts": "*i64", "list_partial": "*i32"}
+_LAYOUTS = {"query": "QUERY_LAYOUT", "key": "KEY_LAYOUT", "value": "VALUE_LAYOUT"}
+_LAYOUTS |= {"grad_out": "GRAD_LAYOUT", "query_sums": "SUMS_LAYOUT"}
+_LAYOUTS |= {"lse": "ROW_LAYOUT", "delta": "ROW_LAYOUT"}
+# Tiles that each consumer has a part of.
+_OF_A_CONSUMER: dict[type, tuple[str, ...]] = {
+    GluonConfig: ("query",),
+    GluonBackwardConfig: ("key", "value"),
+}
 _RESULTS = ("out", "grad_query", "grad_key", "grad_value")
 
 
@@ -145,10 +177,16 @@ def _type(name: str, plan: WalkPlan, pads: tuple[int, int]) -> str:
     match name:
         case "query" | "key" | "value" | "grad_out":
             length = config.block_m if name in ("query", "grad_out") else config.block_n
+            if name in _OF_A_CONSUMER.get(type(config), ()):
+                length = ROWS
             size = pads[name in ("value", "grad_out")]
             return f"tensordesc<{element[1:]}[1, 1, {length}, {size}]>" if bulk else element
+        case "lse" | "delta" if isinstance(config, GluonBackwardConfig):
+            return f"tensordesc<fp32[{config.block_m}]>"
         case "lse" | "delta" if bulk and plan.backward:
             return f"tensordesc<fp32[1, 1, {config.block_m}]>"
+        case "query_sums" if isinstance(config, GluonBackwardConfig):
+            return f"tensordesc<fp32[1, 1, {ROWS}, {config.part_dims(pads[0])}]>"
     if name in _RESULTS:
         return element
     if name in _FIXED:
@@ -190,5 +228,8 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 def _instructions(cubin: bytes) -> dict[str, int]:
     """How often the instructions that decide speed occur in the SASS."""
     text = _run("nvdisasm", "-c", cubin=cubin)
-    names = ("HGMMA", "HMMA", "UTMALDG", "LDGSTS", "LDL", "STL", "MUFU.EX2", "WARPGROUP.DEPBAR")
+    names = (
+        *("HGMMA", "HMMA", "UTMALDG", "LDGSTS", "LDL", "STL", "MUFU.EX2", "WARPGROUP.DEPBAR"),
+        *("USETMAXREG", "BAR.SYNC", "SHFL"),
+    )
     return {name: text.count(name) for name in names if name in text}

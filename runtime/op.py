@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from maskwright.codegen.api import score_node
-from maskwright.codegen.config import Configs
+from maskwright.codegen.configs import Configs
 from maskwright.dsl.errors import BindingError
 from maskwright.dsl.errors import DispatchError
 from maskwright.dsl.errors import MaskError

@@ -17,6 +17,8 @@ PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
         Maskwright(OURS),
+        Maskwright("maskwright_gluon", "gluon"),
+        Maskwright("maskwright_triton", "triton"),
         Flex(BASELINE),
         Flex("flex_tuned", mode="max-autotune-no-cudagraphs"),
         FlexFlash("flex_flash"),

@@ -71,6 +71,19 @@ def test_source(name, golden):
     assert mw.source(catalogue_entry(name).mask, arch="sm_90", dtype="bfloat16") == golden
 
 
+@pytest.mark.parametrize("name", ["causal", "a_shape", "document", "local_stride"])
+def test_gluon_source(name, golden):
+    assert mw.source(catalogue_entry(name).mask, backend="gluon") == golden
+
+
+def test_gluon_source_with_score_and_sinks(golden):
+    slope = mw.table("slope", dtype=float)
+    score = mw.softcap(mw.s, 30.0) + slope[mw.h] * (mw.k - mw.q)
+    kept = mw.table("kept", ndim=3, dtype=bool)[mw.h, mw.q // 64, mw.k // 64]
+    sizes = {"dtype": "float16", "head_dim": 80, "value_dim": 40}
+    assert mw.source(kept, backend="gluon", score=score, sinks=True, **sizes) == golden
+
+
 def test_source_with_score_and_sinks(golden):
     slope = mw.table("slope", dtype=float)
     score = mw.softcap(mw.s, 30.0) + slope[mw.h] * (mw.k - mw.q)

@@ -19,6 +19,8 @@ SAMPLES = (
     mw.patterns.vertical_slash(),
     mw.patterns.local_stride(block=64, local_blocks=2, stride=4),
 )
+KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]  # a list of tiles
+KINDS = ({"op": "forward"}, {"op": "backward"}, {"backend": "gluon"})
 
 
 def used(source: str) -> set[str]:
@@ -36,12 +38,7 @@ def used(source: str) -> set[str]:
 
 
 NAMES = sorted(
-    {
-        name
-        for mask in SAMPLES
-        for op in ("forward", "backward")
-        for name in used(mw.source(mask, op=op))
-    }
+    {name for mask in (*SAMPLES, KEPT) for kind in KINDS for name in used(mw.source(mask, **kind))}
     - RESERVED
 )
 
@@ -74,12 +71,12 @@ def test_no_name_of_the_templates_is_in_the_way(name: str) -> None:
     if name.isidentifier():
         masks.append((k <= q) & (mw.table(name, ndim=2, sorted=True)[b, q] == 1))
     score = mw.s + mw.table(name, dtype=float)[h]
-    for op in ("forward", "backward"):
+    for kind in KINDS:
         for mask in masks:
-            source = mw.source(mask, op=op)
+            source = mw.source(mask, **kind)
             compile(source, name, "exec")
             assert clashes(source, spelled) == []
-        compile(mw.source(k <= q, op=op, score=score), name, "exec")
+        compile(mw.source(k <= q, score=score, **kind), name, "exec")
 
 
 def test_different_names_stay_different() -> None:

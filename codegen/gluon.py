@@ -1,0 +1,145 @@
+"""The Gluon forward for Hopper: its configuration, and what its template cannot serve.
+
+A program is one producer and two or three consumers. The producer only copies; each consumer is a
+warp-group with 64 rows of queries of its own, and all walk over the same tiles of keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from dataclasses import dataclass
+from typing import Any
+from typing import Literal
+from typing import TypeAlias
+
+from maskwright.codegen.config import dividing
+from maskwright.codegen.config import padded
+from maskwright.dsl.errors import LoweringError
+
+# Whether ``backend="auto"`` takes Gluon kernels on sm_90 where they can serve: off until measured.
+GLUON_BY_DEFAULT = False
+
+ROWS = 64  # of a consumer: what one asynchronous product of a warp-group takes
+_THREADS = 128  # of a warp-group
+_FILE = 64 * 1024  # registers of a multiprocessor
+SWIZZLE = 64  # 16-bit elements in the widest swizzle of shared memory
+WIDEST = 256  # columns of one product
+_BARRIERS = 1024  # bytes: barriers, and what partitions hand over
+
+Role: TypeAlias = Literal["producer", "consumer"]
+
+
+class GluonTemplate:
+    """What the configurations of Gluon kernels have in common."""
+
+    stages: int
+
+    @property
+    def loads(self) -> Literal["descriptor"]:
+        """As of ``KernelConfig``."""
+        return "descriptor"
+
+    @property
+    def num_warps(self) -> int:
+        """Warps that a program starts with."""
+        return 4
+
+    @property
+    def num_stages(self) -> int:
+        """As of ``KernelConfig``."""
+        return self.stages
+
+    def pads(self, head_dim: int, value_dim: int) -> tuple[int, int]:
+        """Columns of the tiles of keys and of values: whole swizzles, powers of two."""
+        return max(padded(head_dim), SWIZZLE), max(padded(value_dim), SWIZZLE)
+
+
+@dataclass(frozen=True)
+class GluonConfig(GluonTemplate):
+    """Tunable choices of a Gluon kernel. They never change results beyond rounding.
+
+    Attributes:
+        block_n: keys of a tile.
+        consumers: warp-groups that compute, 64 queries each.
+        stages: tiles of keys, and of values, that fit the ring in shared memory.
+        registers: of a consumer's thread; 0 is the most that leaves 24 for the producer.
+        first: who runs in the warps that a program starts with; the others are its workers.
+        bulk_store: results leave through shared memory and the copy engine.
+    """
+
+    block_n: int = 128
+    consumers: int = 2
+    stages: int = 2
+    registers: int = 0
+    first: Role = "consumer"
+    bulk_store: bool = False
+
+    def __post_init__(self) -> None:
+        if self.block_n not in (16, 32, 64, 128, 256):
+            raise LoweringError("block_n is a power of two from 16 to 256", expression=self)
+        if self.consumers not in (2, 3) or not 1 <= self.stages <= 8:
+            raise LoweringError("two or three consumers, one to eight stages", expression=self)
+        if self.registers % 8 or self.registers < 0 or not 24 <= self.producer_registers <= 240:
+            raise LoweringError(
+                f"{self.registers} registers leave {self.producer_registers} for the producer",
+                expression=self,
+                fix="multiples of 8, up to 240 with two consumers and 160 with three",
+            )
+        if self.first not in ("producer", "consumer"):
+            raise LoweringError("first is producer or consumer", expression=self)
+
+    @property
+    def block_m(self) -> int:
+        """Queries of a tile."""
+        return ROWS * self.consumers
+
+    @property
+    def launch_registers(self) -> int:
+        """Of a thread when the kernel starts: an equal share, in steps of 8."""
+        return _FILE // (_THREADS * (self.consumers + 1)) // 8 * 8
+
+    @property
+    def consumer_registers(self) -> int:
+        """Of a consumer's thread."""
+        return self.registers or (240 if self.consumers == 2 else 160)
+
+    @property
+    def producer_registers(self) -> int:
+        """Of a producer's thread: the rest."""
+        every = self.launch_registers * (self.consumers + 1)
+        return every - self.consumer_registers * self.consumers
+
+    @property
+    def worker_warps(self) -> list[int]:
+        """Warps of each worker."""
+        if self.first == "producer":
+            return [4] * self.consumers
+        return [4] * (self.consumers - 1) + [1]
+
+    @property
+    def worker_registers(self) -> list[int]:
+        """Registers of each worker's threads; who runs first gets the rest."""
+        if self.first == "producer":
+            return [self.consumer_registers] * self.consumers
+        return [self.consumer_registers] * (self.consumers - 1) + [self.producer_registers]
+
+    def shared_bytes(self, head_dim: int, value_dim: int) -> int:
+        """Shared memory of a program, about."""
+        head, value = self.pads(head_dim, value_dim)
+        ring = self.stages * self.block_n * (head + value)
+        return 2 * (self.block_m * head + ring) + _BARRIERS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def default_gluon(head_dim: int, value_dim: int, *, granule: int | None = None) -> GluonConfig:
+    """A configuration that compiles without spills; not yet measured.
+
+    Args:
+        granule: key tiles should divide this (the period or block of a strided mask).
+    """
+    width = max(padded(head_dim), padded(value_dim))
+    block_n = dividing(128 if width <= 128 else 64, granule)
+    return GluonConfig(block_n=block_n, stages=3 if width <= 64 else 2)

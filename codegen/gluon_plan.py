@@ -1,0 +1,113 @@
+"""Requests for Gluon kernels: made, or refused with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from maskwright.codegen.config import SHARED_KIB
+from maskwright.codegen.gluon import WIDEST
+from maskwright.codegen.gluon import GluonConfig
+from maskwright.codegen.gluon import default_gluon
+from maskwright.codegen.gluon_backward import GluonBackwardConfig
+from maskwright.codegen.gluon_backward import default_gluon_backward
+from maskwright.codegen.gluon_backward import unfit_backward
+from maskwright.codegen.granule import granule
+from maskwright.codegen.plan import Request
+from maskwright.codegen.plan import WalkPlan
+from maskwright.codegen.plan import plan_forward
+from maskwright.codegen.plan_backward import BackwardRequest
+from maskwright.codegen.plan_backward import plan_backward
+from maskwright.dsl import nodes as n
+
+# Beyond it, docs/hopper-log.md: a search for every pair spills 1 KB, a read 280 bytes.
+LARGEST_FOR_PAIRS = 64
+_SEARCH = "gl_is_member("
+_LARGE = (_SEARCH, "gl_floor_divide(", "gl_floor_modulo(")
+
+
+@lru_cache(maxsize=1024)
+def gluon_request(
+    mask: n.Node,
+    score: n.Node | None,
+    *,
+    dtype: str,
+    head_dim: int,
+    value_dim: int,
+    inside: bool = True,
+    has_sinks: bool = False,
+    config: GluonConfig | None = None,
+) -> tuple[Request, str]:
+    """(request, why the template cannot serve it: empty if it can)."""
+    chosen = config or default_gluon(head_dim, value_dim, granule=granule(mask))
+    request = Request(mask, score, dtype, head_dim, value_dim, inside, has_sinks, chosen)
+    reason = _unfit_sizes(request, chosen)
+    if reason:
+        return request, reason
+    if config is None and chosen.block_n > LARGEST_FOR_PAIRS and works_for_pairs(request):
+        chosen = replace(chosen, block_n=LARGEST_FOR_PAIRS, stages=3)
+        request = replace(request, config=chosen)
+    return request, _unfit_mask(request, chosen)
+
+
+def works_for_pairs(request: Request) -> bool:
+    """Mask or score take many registers for every pair: searches, general divisions, biases."""
+    score = n.walk(request.score) if request.score is not None else ()
+    if any("k" in n.symbols(x) for x in score if isinstance(x, n.Read)):
+        return True
+    if any({"q", "k"} <= n.symbols(x) for x in n.walk(request.mask) if isinstance(x, n.Read)):
+        return True
+    return any(word in x for x in _tile_texts(plan_forward(request)) for word in _LARGE)
+
+
+def _tile_texts(plan: WalkPlan) -> tuple[str, ...]:
+    return (*plan.tile_lines, plan.keep, *plan.score_lines, plan.score)
+
+
+def _unfit_sizes(request: Request, config: GluonConfig) -> str:
+    if request.dtype not in ("float16", "bfloat16"):
+        return f"asynchronous products take 16-bit numbers, not {request.dtype}"
+    for size in (request.head_dim, request.value_dim):
+        if size > WIDEST:
+            return f"a head of {size} does not fit the accumulators (at most {WIDEST})"
+        if size % 8:
+            return f"rows of {size} numbers are no multiple of 16 bytes"
+    pads = request.pads
+    if config.bulk_store and pads[0] != pads[1]:
+        return f"results of {pads[1]} columns do not fit where queries of {pads[0]} were"
+    found = config.shared_bytes(request.head_dim, request.value_dim)
+    limit = SHARED_KIB[90] * 1024
+    if found > limit:
+        return f"the rings need {found >> 10} of {limit >> 10} KiB of shared memory"
+    return ""
+
+
+def _unfit_mask(request: Request, config: GluonConfig) -> str:
+    plan = plan_forward(request)
+    if plan.tile_list is not None and config.consumers == 3:
+        return "a list of tiles needs a power of two of queries a tile: two consumers"
+    return _searches_pairs(plan) if config.block_n > LARGEST_FOR_PAIRS else ""
+
+
+def _searches_pairs(plan: WalkPlan) -> str:
+    if any(_SEARCH in x for x in _tile_texts(plan)):
+        return f"searching a list for every pair fits tiles of {LARGEST_FOR_PAIRS} keys at most"
+    return ""
+
+
+@lru_cache(maxsize=1024)
+def gluon_backward_request(
+    request: BackwardRequest, config: GluonBackwardConfig | None = None
+) -> tuple[BackwardRequest, str]:
+    """(the request for the Gluon kernel, why its template cannot serve it: empty if it can)."""
+    sizes = request.head_dim, request.value_dim
+    chosen = config or default_gluon_backward(*sizes)
+    made = replace(request, config=chosen)
+    if request.tables or (request.tables is None and _float_tables(request)):
+        return made, "gradients of float tables are added up by the Triton kernels only"
+    reason = unfit_backward(request.dtype, *sizes, chosen)
+    return made, reason or _searches_pairs(plan_backward(made).keys)
+
+
+def _float_tables(request: BackwardRequest) -> bool:
+    return request.score is not None and any(t.dtype == "float" for t in n.tables(request.score))

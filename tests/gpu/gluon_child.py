@@ -1,0 +1,97 @@
+"""Calls of Gluon kernels with all numbers of tiles: run by test_gluon.py, in a process of its own.
+
+A mistake in a protocol of barriers does not fail: it waits forever. So each group of calls runs in
+a child with a time limit, and says what it is about to do before it does it.
+
+    python tests/gpu/gluon_child.py GROUP
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+import maskwright as mw
+from maskwright import h
+from maskwright import k
+from maskwright import q
+from maskwright.codegen.gluon import GluonConfig
+
+SINK, WINDOW = mw.param("sink", min=0), mw.param("window", min=0)
+A_SHAPE = (k <= q) & ((k < SINK) | (q - k < WINDOW))
+KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]
+HEADS = mw.by_head([0, 1, 2, 3], [k < 0, k <= q, k < 200, (k <= q) & (q - k < WINDOW)])
+STRIDED = mw.patterns.local_stride(block=64, local_blocks=2, stride=4)
+
+SIZES = [(1, 1), (64, 64), (130, 130), (128, 256), (300, 500), (512, 512), (700, 1030)]
+LONGER = [(200, 77), (400, 130)]  # queries before the first key: rows and tiles without keys
+VALUES = [(0, 0), (0, 1), (1, 0), (64, 1), (64, 300), (5, 1000), (0, 128), (200, 0)]
+
+CONFIGS = {
+    "one_stage": GluonConfig(block_n=128, stages=1),
+    "two_stages": GluonConfig(block_n=128, stages=2),
+    "three_stages": GluonConfig(block_n=64, stages=3),
+    "four_stages": GluonConfig(block_n=32, stages=4),
+    "three_consumers": GluonConfig(block_n=64, consumers=3, stages=2),
+    "producer_first": GluonConfig(block_n=128, first="producer", bulk_store=True),
+    "producer_first_one_stage": GluonConfig(block_n=64, stages=1, first="producer"),
+}
+GROUPS = (*CONFIGS, "lists", "others")
+
+
+def of_config(config: GluonConfig) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Every number of tiles, kinds of tiles that are missing first, in the middle and last."""
+    for heads, sizes in ((4, SIZES), (4, LONGER), (1, SIZES[:4])):
+        for q_len, kv_len in sizes:
+            for sink, window in VALUES:
+                lengths = {"q_len": q_len, "kv_len": kv_len, "heads": heads}
+                yield A_SHAPE, lengths | {"sink": sink, "window": window, "config": config}
+
+
+def lists() -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Lists of tiles: none, all, one at either end, and at random."""
+    generator = torch.Generator().manual_seed(0)
+    tables = [torch.zeros(4, 16, 16), torch.ones(4, 16, 16), torch.eye(16).expand(4, 16, 16)]
+    first, last = torch.zeros(4, 16, 16), torch.zeros(4, 16, 16)
+    first[..., 0], last[:, :, 7] = 1, 1
+    tables += [first, last, (torch.rand(4, 16, 16, generator=generator) < 0.3).float()]
+    for config in (GluonConfig(block_n=64, stages=2), GluonConfig(block_n=128, stages=3)):
+        for table in tables:
+            for q_len, kv_len in ((512, 512), (300, 1000), (1, 60)):
+                lengths = {"q_len": q_len, "kv_len": kv_len, "head_dim": 64}
+                yield KEPT, lengths | {"kept": table.bool().contiguous(), "config": config}
+
+
+def others() -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Heads without any tile beside heads with many; strides; no partial tile; no tile at all."""
+    for mask in (HEADS, STRIDED, None, k < 0):
+        for q_len, kv_len in (*SIZES, *(LONGER if mask is not STRIDED else [])):
+            values = {"window": 100} if mask is HEADS else {}
+            yield mask, {"q_len": q_len, "kv_len": kv_len} | values
+
+
+def main(group: str) -> None:
+    """Run a group of calls and compare each with float64."""
+    if group in CONFIGS:
+        cases = of_config(CONFIGS[group])
+    else:
+        cases = lists() if group == "lists" else others()
+    shown: Any = None
+    count = 0
+    for count, (mask, options) in enumerate(cases, 1):
+        given = {"heads": 4, "head_dim": 128, "dtype": "bfloat16"} | options
+        given["kv_heads"] = max(given["heads"] // 2, 1)
+        kind = (str(mask), given["q_len"], given["kv_len"], given["heads"], given.get("config"))
+        if kind != shown:
+            print(*kind, flush=True)
+            shown = kind
+        report = mw.check(mask, backend="gluon", gradients=False, seed=count, **given)
+        assert report.ok, f"{report} {options}"
+    print(f"{count} calls are right")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,120 @@
+"""The generated Gluon backward in a simulator (simulated_gluon.py): gradients and barriers, no GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+import maskwright as mw
+from maskwright import k
+from maskwright import q
+from maskwright.codegen.gluon_backward import GluonBackwardConfig
+from maskwright.codegen.gluon_plan import gluon_backward_request
+from maskwright.codegen.pipeline import compile_backward
+from maskwright.codegen.plan_backward import BackwardRequest
+from maskwright.patterns.catalog import entries
+from maskwright.runtime.api import Attention
+
+HEADS, KV_HEADS = 4, 2
+CONFIGS = [
+    GluonBackwardConfig(block_m, stages, links)
+    for block_m in (64, 128)
+    for stages, links in ((1, 1), (2, 1), (2, 2), (3, 1), (1, 2))
+]
+ENTRIES = entries("small", heads=HEADS, kv_heads=KV_HEADS)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def simulator():
+    path = Path(__file__).with_name("simulated_gluon.py")
+    spec = importlib.util.spec_from_file_location("simulated_gluon", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SIMULATOR = simulator()
+
+
+def worst(mask, q_len, kv_len, *, config=None, score=None, sizes=(128, 128), apart=0.0, **values):
+    """Largest error of dq, dk and dv, relative; None if the template refuses."""
+    torch.manual_seed(q_len + kv_len)
+    query = (apart + torch.randn(1, HEADS, q_len, sizes[0])).half()
+    key = (torch.randn(1, KV_HEADS, kv_len, sizes[0]) - apart).half()
+    value = torch.randn(1, KV_HEADS, kv_len, sizes[1]).half()
+    given = {x: torch.as_tensor(y) if hasattr(y, "shape") else y for x, y in values.items()}
+    found = Attention(mask, score=score)
+    call = found.call(query, key, value, given, backend="reference")
+    request, reason = gluon_backward_request(
+        BackwardRequest(
+            found.mask, found.score, "float16", *sizes, call.inside, config=None, tables=()
+        ),
+        config,
+    )
+    if reason:
+        return None
+    compiled = compile_backward(request)
+    leaves = [x.float().requires_grad_() for x in (query, key, value)]
+    out, lse = found(*leaves, return_lse=True, backend="reference", **given)
+    grad_out, grad_lse = torch.randn_like(out).half(), torch.randn_like(lse)
+    grad_lse.masked_fill_(lse == -torch.inf, 0.0)
+    finite = lse.masked_fill(lse == -torch.inf, 0.0)
+    loss = (out * grad_out.float()).sum() + (finite * grad_lse).sum()
+    wanted = torch.autograd.grad(loss, leaves)
+    options = {x.text: call.values[x.name] for x in compiled.plan.bindings}
+    backward = SIMULATOR.simulated(compiled.source)["backward"]
+    tensors = (query, key, value, out.detach().half(), lse.detach(), grad_out)
+    made = backward(*tensors, grad_lse=grad_lse, **options)
+    assert made[-1] == {}
+    pairs = zip(made[:3], wanted, strict=True)
+    return max(float((x - y).norm() / y.norm().clamp_min(1e-6)) for x, y in pairs)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda x: f"{x.block_m}-{x.stages}-{x.links}")
+def test_every_ring(config: GluonBackwardConfig) -> None:
+    """Tiles of queries: none, one, as many as slots, more; the end of keys and queries within."""
+    width = 128 if config.block_m == 64 else 64
+    for q_len, kv_len in ((1, 129), (64, 128), (150, 200), (330, 300)):
+        for mask in (k <= q, (k <= q) & (q - k < 40), k >= 0):
+            found = worst(mask, q_len, kv_len, config=config, sizes=(width, width))
+            assert found is not None
+            assert found < 3e-3, (q_len, kv_len, str(mask), found)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=[x.name for x in ENTRIES])
+def test_catalogue(entry) -> None:
+    values = entry.bindings(1, HEADS, KV_HEADS, 200, 270)
+    found = worst(entry.mask, 200, 270, sizes=(64, 64), **values)
+    assert found is None or found < 3e-3
+    assert found is not None or "is_member" in str(entry.mask) or "isin" in str(entry.mask)
+
+
+def test_scores_and_head_sizes() -> None:
+    score = 20.0 * mw.tanh(mw.s / 20.0)
+    assert worst(k <= q, 200, 270, score=score, sizes=(64, 64)) < 3e-3
+    assert worst(k <= q, 200, 270, score=mw.s - 0.05 * (q - k), sizes=(128, 128)) < 3e-3
+    assert worst(k <= q, 130, 130, sizes=(96, 40)) < 3e-3
+    assert worst(k <= q, 130, 130, sizes=(128, 64)) < 3e-3
+
+
+def test_a_key_beyond_the_end_stays_out() -> None:
+    """Scores so low that those of keys that are not there, which are 0, would overflow."""
+    for mask in (k <= q, k >= 0, (k <= q) & (q - k < 40)):
+        assert worst(mask, 100, 100, sizes=(64, 64), apart=5.0) < 1e-2
+
+
+def test_what_is_refused() -> None:
+    def reason(**changes) -> str:
+        given = {"dtype": "float16", "head_dim": 64, "value_dim": 64, "tables": ()} | changes
+        request = BackwardRequest((k <= q).node, None, inside=True, config=None, **given)
+        return gluon_backward_request(request)[1]
+
+    assert reason() == ""
+    assert "16-bit" in reason(dtype="float32")
+    assert "192" in reason(head_dim=192)
+    assert "16 bytes" in reason(head_dim=60)
+    assert "float tables" in reason(tables=("bias",))

@@ -1,0 +1,139 @@
+"""Which calls Gluon kernels serve, and what is said about those that they do not. No GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import maskwright as mw
+from maskwright import k
+from maskwright import q
+from maskwright.codegen import gluon
+from maskwright.codegen.configs import Configs
+from maskwright.codegen.gluon import GluonConfig
+from maskwright.codegen.gluon_plan import gluon_request
+from maskwright.runtime import device
+from maskwright.runtime.api import Attention
+from maskwright.runtime.gluon import settle
+
+SIZES = {"dtype": "bfloat16", "head_dim": 128, "value_dim": 128}
+CAUSAL = (k <= q).node
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dtype": "float32"}, "16-bit"),
+        ({"head_dim": 320}, "accumulators"),
+        ({"value_dim": 20}, "16 bytes"),
+        ({"config": GluonConfig(stages=4)}, "KiB"),
+        ({"config": GluonConfig(bulk_store=True), "value_dim": 64}, "where queries"),
+    ],
+)
+def test_requests_that_are_refused(changes, words):
+    _, reason = gluon_request(CAUSAL, None, **SIZES | changes)
+    assert words in reason
+    with pytest.raises(mw.LoweringError, match=words):
+        mw.source(k <= q, backend="gluon", **SIZES | changes)
+
+
+def test_lists_that_are_refused():
+    kept = mw.table("kept", ndim=2, dtype=bool)[q // 64, k // 64]
+    assert gluon_request(kept.node, None, **SIZES)[1] == ""
+    assert (
+        "two consumers"
+        in gluon_request(kept.node, None, **SIZES, config=GluonConfig(block_n=64, consumers=3))[1]
+    )
+    searched = mw.patterns.vertical_slash().node
+    request, reason = gluon_request(searched, None, **SIZES)
+    assert (request.config.block_n, reason) == (64, "")
+    wide = GluonConfig(block_n=128)
+    assert "searching a list" in gluon_request(searched, None, **SIZES, config=wide)[1]
+
+
+def test_what_takes_registers_for_every_pair_gets_smaller_tiles():
+    bias = mw.table("bias", ndim=2, dtype=float)
+    for mask, score, block_n in (
+        (k <= q, None, 128),
+        (k <= q, mw.s + bias[mw.b, q], 128),
+        (k <= q, mw.s + bias[mw.b, k], 64),
+        (k <= q, mw.s + bias[q, k], 64),
+        ((q - k) % mw.param("p", min=1) == 0, None, 64),
+    ):
+        request, _ = gluon_request(mask.node, None if score is None else score.node, **SIZES)
+        assert request.config.block_n == block_n
+
+
+def test_explain_says_why():
+    found = mw.explain(k <= q, 256, head_dim=320)
+    assert any("no Gluon kernel: a head of 320" in x for x in found.to_dict()["reasons"])
+    assert "no Gluon kernel" not in str(mw.explain(k <= q, 256))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"block_n": 48},
+        {"consumers": 1},
+        {"stages": 0},
+        {"registers": 250},
+        {"registers": 248},
+        {"consumers": 3, "registers": 168},
+        {"first": "nobody"},
+    ],
+)
+def test_configurations_that_do_not_exist(options):
+    with pytest.raises(mw.LoweringError):
+        GluonConfig(**options)
+
+
+@pytest.mark.parametrize("consumers", [2, 3])
+def test_registers_are_all_of_the_file(consumers):
+    config = GluonConfig(block_n=64, consumers=consumers)
+    assert config.launch_registers * 128 * (consumers + 1) <= 64 * 1024
+    assert config.producer_registers >= 24
+    shared = config.consumer_registers * consumers + config.producer_registers
+    assert shared == config.launch_registers * (consumers + 1)
+
+
+def test_configurations_as_text():
+    found = Configs.of(GluonConfig(block_n=64, first="producer"), mw.KernelConfig())
+    assert Configs.from_text(found.to_text()) == found
+
+
+def call(found, backend="triton", dtype=torch.bfloat16, length=1024):
+    """A call as if it came from a GPU."""
+    tensors = [torch.zeros(1, 2, length, 64, dtype=dtype) for _ in range(3)]
+    return replace(found.call(*tensors, {}, backend="reference"), backend=backend)
+
+
+def test_who_serves(monkeypatch):
+    monkeypatch.setattr(device, "arch", lambda _: "sm_90")
+    plain = Attention(k <= q)
+    tuned = plain.with_config(GluonConfig(block_n=64))
+    assert settle(plain, call(plain, "gluon"), asked="gluon").backend == "gluon"
+    assert settle(plain, call(plain), asked="auto").backend == "triton"
+    assert settle(plain, call(plain), asked="triton").backend == "triton"
+    assert settle(tuned, call(tuned), asked="auto").backend == "gluon"
+    assert settle(tuned, call(tuned, dtype=torch.float32), asked="auto").backend == "triton"
+    assert settle(tuned, call(tuned, "reference"), asked="auto").backend == "reference"
+    monkeypatch.setattr(gluon, "GLUON_BY_DEFAULT", True)
+    assert settle(plain, call(plain), asked="auto").backend == "gluon"
+    assert settle(plain, call(plain, length=128), asked="auto").backend == "triton"
+    with pytest.raises(mw.DispatchError, match="16-bit"):
+        settle(plain, call(plain, "gluon", torch.float32), asked="gluon")
+    monkeypatch.setattr(device, "arch", lambda _: "sm_100")
+    with pytest.raises(mw.DispatchError, match="sm_100"):
+        settle(plain, call(plain, "gluon"), asked="gluon")
+    assert settle(tuned, call(tuned), asked="auto").backend == "triton"
+
+
+def test_tensors_that_cannot_be_copied_in_bulk(monkeypatch):
+    monkeypatch.setattr(device, "arch", lambda _: "sm_90")
+    found = Attention(k <= q)
+    made = call(found, "gluon")
+    wide = torch.zeros(1, 2, 1024, 65, dtype=torch.bfloat16)[..., 1:]
+    with pytest.raises(mw.DispatchError, match="16-byte"):
+        settle(found, replace(made, key=wide), asked="gluon")
