@@ -76,6 +76,12 @@ def test_gluon_source(name, golden):
     assert mw.source(catalogue_entry(name).mask, backend="gluon") == golden
 
 
+@pytest.mark.parametrize("name", ["causal", "document"])
+def test_gluon_backward_source(name, golden):
+    mask = catalogue_entry(name).mask
+    assert mw.source(mask, op="backward", backend="gluon") == golden
+
+
 def test_gluon_source_with_score_and_sinks(golden):
     slope = mw.table("slope", dtype=float)
     score = mw.softcap(mw.s, 30.0) + slope[mw.h] * (mw.k - mw.q)
