@@ -1,0 +1,163 @@
+"""The hard filter: configurations that cannot be launched, found without compiling.
+
+Shared memory was fitted to what Triton 3.6 allocates, for 430 compiled kernels (docs/autotune.md).
+It does not depend on the mask. Two regimes:
+
+* Asynchronous products (sm_90, 16 bits, 64 and more rows a tile): every operand lies in shared
+  memory. With pointer loads the formula is exact. Descriptor loads add barriers and the gaps of
+  1024-byte alignment, which depend on the order the allocator finds: the formula is a bound.
+* Products of registers (elsewhere): one buffer a stage less, and room to hand weights from one
+  product to the next where warps share rows. Whether Triton needs it depends on its layouts: a bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from maskwright.autotune.key import Key
+from maskwright.codegen.config import WGMMA_ROWS
+from maskwright.codegen.config import BackwardConfig
+from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.config import arch_number
+from maskwright.codegen.config import padded_heads
+from maskwright.codegen.configs import AnyConfig
+from maskwright.codegen.gluon import GluonConfig
+from maskwright.codegen.gluon_backward import GluonBackwardConfig
+from maskwright.codegen.gluon_backward import unfit_backward
+
+_ALIGNMENT = 1024  # of what the copy engine writes
+_LARGEST_BLOCK = 1024  # threads
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Sizes of heads, and their dtype: what a configuration's memory depends on."""
+
+    head_dim: int
+    value_dim: int
+    dtype: str
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return 4 if self.dtype == "float32" else 2
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Shared memory of a program: at most ``most`` bytes, exactly that if ``exact``."""
+
+    most: int
+    exact: bool
+
+
+def shared_forward(config: KernelConfig, heads: Heads, arch: str) -> Shared:
+    """Shared memory of the Triton forward."""
+    head, value = padded_heads(heads.head_dim, heads.value_dim, heads.dtype, config.block_m)
+    size, stages = heads.itemsize, config.num_stages
+    query = size * config.block_m * head
+    key, values = size * config.block_n * head, size * config.block_n * value
+    if _asynchronous(config.block_m, heads, arch):
+        # Without a pipeline the key's buffer is free again when the values come.
+        walked = max(key, values) if stages == 1 else stages * (key + values)
+        return _with_barriers(query + walked, config)
+    walked = max(key, values) if stages == 1 else (stages - 1) * (key + values)
+    return Shared(query + walked + _handed(config, heads) + _ALIGNMENT, exact=False)
+
+
+def shared_query_gradient(config: KernelConfig, heads: Heads, arch: str, rows: int) -> Shared:
+    """Shared memory of the backward kernel that keeps queries.
+
+    Args:
+        rows: the smallest tile that either kernel keeps: it decides on the padding of heads.
+    """
+    head, value = padded_heads(heads.head_dim, heads.value_dim, heads.dtype, rows)
+    size, stages = heads.itemsize, config.num_stages
+    kept = size * config.block_m * (head + value)
+    walked = size * config.block_n * (head + value)
+    if _asynchronous(config.block_m, heads, arch):
+        return _with_barriers(kept + stages * walked, config)
+    most = kept + max(1, stages - 1) * walked + _handed(config, heads)
+    return Shared(most + _ALIGNMENT, exact=False)
+
+
+def shared_key_gradient(config: KernelConfig, heads: Heads, arch: str, rows: int) -> Shared:
+    """Shared memory of the backward kernel that keeps keys, and walks over statistics of rows, too."""
+    head, value = padded_heads(heads.head_dim, heads.value_dim, heads.dtype, rows)
+    size, stages = heads.itemsize, config.num_stages
+    kept = size * config.block_n * (head + value)
+    walked = size * config.block_m * (head + value)
+    statistics = (stages - 1) * 2 * 4 * config.block_m
+    gaps = _rounded(statistics)
+    if _asynchronous(config.block_n, heads, arch):
+        found = _with_barriers(kept + stages * walked + gaps, config)
+        return Shared(found.most, found.exact and not statistics)
+    handed = _handed(config, heads) * (2 if stages == 1 else 1)
+    return Shared(kept + max(1, stages - 1) * walked + gaps + handed + _ALIGNMENT, exact=False)
+
+
+def shared(config: AnyConfig, heads: Heads, arch: str) -> Shared:
+    """Shared memory of the kernel that needs most."""
+    match config:
+        case KernelConfig():
+            return shared_forward(config, heads, arch)
+        case BackwardConfig(queries, keys):
+            rows = min(queries.block_m, keys.block_n)
+            return max(
+                shared_query_gradient(queries, heads, arch, rows),
+                shared_key_gradient(keys, heads, arch, rows),
+                key=lambda found: found.most,
+            )
+    return Shared(config.shared_bytes(heads.head_dim, heads.value_dim), exact=False)
+
+
+def unfit(config: AnyConfig, key: Key, granule: int | None = None) -> str:
+    """Why a configuration cannot serve calls of a key; empty if it can.
+
+    Args:
+        granule: key tiles should divide this many keys.
+    """
+    p, hardware = key.problem, key.hardware
+    kernels = (config.queries, config.keys) if isinstance(config, BackwardConfig) else (config,)
+    if any(kernel.loads == "descriptor" for kernel in kernels):
+        if arch_number(hardware.arch) < 90:
+            return f"{hardware.arch} has no bulk copy engine"
+        if not p.aligned:
+            return "the copy engine needs 16-byte bases and strides, and nothing broadcast"
+    heads = Heads(p.head_dim, p.value_dim, p.dtype)
+    if isinstance(config, GluonBackwardConfig):
+        reason = unfit_backward(p.dtype, p.head_dim, p.value_dim, config)
+        if reason:
+            return reason
+    if not isinstance(config, (GluonConfig, GluonBackwardConfig)):
+        if any(32 * kernel.num_warps > _LARGEST_BLOCK for kernel in kernels):
+            return f"a block has at most {_LARGEST_BLOCK} threads"
+        if granule and any(straddles(kernel.block_n, granule) for kernel in kernels):
+            return f"key tiles do not divide the mask's blocks of {granule} keys"
+    found = shared(config, heads, hardware.arch)
+    if found.most > hardware.shared_bytes:
+        return f"it needs {found.most} of {hardware.shared_bytes} bytes of shared memory"
+    return ""
+
+
+def straddles(block: int, granule: int) -> bool:
+    """A tile of keys crosses the edges of the mask's own blocks though it need not."""
+    return granule % 16 == 0 and granule % block != 0
+
+
+def _asynchronous(rows: int, heads: Heads, arch: str) -> bool:
+    return arch_number(arch) == 90 and rows >= WGMMA_ROWS and heads.dtype != "float32"
+
+
+def _with_barriers(bytes_: int, config: KernelConfig) -> Shared:
+    bulk = config.loads == "descriptor"
+    return Shared(bytes_ + (_ALIGNMENT if bulk else 0), exact=not bulk)
+
+
+def _handed(config: KernelConfig, heads: Heads) -> int:
+    """Weights on their way from one product to the next, if their layouts differ."""
+    return heads.itemsize * config.block_m * config.block_n
+
+
+def _rounded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,174 @@
+"""Which tuned configuration serves a call: user's cache, shipped, nearest bucket, or none.
+
+Files are read once into an ``Index``; a query that was asked before is one look-up in a dictionary.
+Optuna and the search are not loaded here.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+from typing import TypeAlias
+
+from maskwright.autotune import store
+from maskwright.autotune.entry import Entry
+from maskwright.autotune.key import Key
+from maskwright.autotune.key import Problem
+from maskwright.autotune.key import Software
+from maskwright.codegen.configs import AnyConfig
+from maskwright.runtime.cache import MaskwrightWarning
+
+Origin: TypeAlias = Literal["user", "shipped", "nearest"]
+Unfit: TypeAlias = Callable[[AnyConfig], str]  # why a configuration cannot serve; empty if it can
+_MOST = 4096  # answers remembered
+_ANY = Software("", "", "")
+
+# How far the nearest bucket may be, in steps of a factor of 2. Beyond, the heuristic knows better.
+FARTHEST_LENGTH = 2
+FARTHEST_PROGRAMS = 3
+_SHORT = 7  # log2: below 128 rows the tile of queries follows their number
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A configuration and where it comes from."""
+
+    config: AnyConfig
+    origin: Origin
+    entry: Entry
+
+
+class Index:
+    """Entries in memory. Safe to share between threads: answers are only ever added.
+
+    Args:
+        user: entries of the user's cache for this software: they answer for exactly their key.
+        shipped: entries of the package. They answer whatever the versions of the software: a
+            configuration tuned with another Triton is still a better guess than none.
+    """
+
+    def __init__(self, user: Iterable[Entry], shipped: Iterable[Entry] = ()) -> None:
+        self.user = {entry.key: entry for entry in user}
+        self.shipped = {any_software(entry.key): entry for entry in shipped}
+        self.answers: dict[Key, Choice | None] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to find."""
+        return bool(self.user or self.shipped)
+
+    def find(self, key: Key, unfit: Unfit = lambda config: "") -> Choice | None:
+        """The choice for a key, or None: then the heuristic decides.
+
+        Args:
+            unfit: says why a configuration cannot serve; a tuned one is then ignored, with one
+                warning if it was meant for this key. Asked once a key.
+        """
+        try:
+            return self.answers[key]
+        except KeyError:
+            if len(self.answers) >= _MOST:
+                self.answers.clear()
+            found = self.answers[key] = self._search(key, unfit)
+            return found
+
+    def _search(self, key: Key, unfit: Unfit) -> Choice | None:
+        exact: list[tuple[Origin, Entry | None]] = [
+            ("user", self.user.get(key)),
+            ("shipped", self.shipped.get(any_software(key))),
+        ]
+        for origin, entry in exact:
+            if entry is None:
+                continue
+            reason = unfit(entry.config)
+            if not reason:
+                return Choice(entry.config, origin, entry)
+            _warn(
+                f"the {origin} configuration {entry.key.name} does not fit and is ignored: {reason}"
+            )
+        for entry in self._nearest(key):
+            if not unfit(entry.config):
+                return Choice(entry.config, "nearest", entry)
+        return None
+
+    def _nearest(self, key: Key) -> list[Entry]:
+        """Entries for other sizes, or for another mask as dense; the nearest first."""
+        found = []
+        for entry in (*self.user.values(), *self.shipped.values()):
+            rank = distance(key, entry.key)
+            if rank is not None:
+                found.append((rank, entry.key.canonical, entry))
+        return [entry for *_, entry in sorted(found, key=lambda x: x[:2])]
+
+
+def distance(key: Key, other: Key) -> tuple[int, ...] | None:
+    """How far an entry for ``other`` is from ``key``; None if it says nothing about it.
+
+    The same mask counts as nearer than another one, equal density as nearer than another; then the
+    sum of the steps between the buckets. Another mask must be as dense, and its density known.
+    """
+    mine, theirs = key.bucket, other.bucket
+    if _alike(key) != _alike(other):
+        return None
+    same_mask = key.problem.mask == other.problem.mask
+    same_density = mine.density == theirs.density
+    if not same_mask and (not same_density or mine.density == "runtime"):
+        return None
+    q_steps, kv_steps = abs(mine.q_len - theirs.q_len), abs(mine.kv_len - theirs.kv_len)
+    programs = abs(mine.programs - theirs.programs)
+    if max(q_steps, kv_steps) > FARTHEST_LENGTH or programs > FARTHEST_PROGRAMS:
+        return None
+    if q_steps and min(mine.q_len, theirs.q_len) < _SHORT:
+        return None
+    return (not same_mask, not same_density, q_steps + kv_steps + programs)
+
+
+def any_software(key: Key) -> Key:
+    """The key without the versions of the software."""
+    return replace(key, software=_ANY)
+
+
+def _alike(key: Key) -> tuple[object, ...]:
+    """What must be equal, whatever the sizes and the mask."""
+    problem: Problem = replace(key.problem, mask="", slug="")
+    return problem, key.hardware, key.policy
+
+
+# -- the index of this process ------------------------------------------------------------------
+_indices: dict[tuple[Path, Software, str], Index] = {}
+_lock = threading.Lock()
+
+
+def index(cache_dir: Path, software: Software, gpu: str, *, read: bool = True) -> Index | None:
+    """The entries that may serve on a GPU, read from disk at first use.
+
+    Args:
+        gpu: folder of its shipped entries.
+        read: False where files must not be touched: None unless they were read before.
+    """
+    where = (cache_dir, software, gpu)
+    found = _indices.get(where)
+    if found is not None or not read:
+        return found
+    with _lock:
+        if where not in _indices:
+            entries = store.user_entries(cache_dir, software)
+            _indices[where] = Index(entries, store.shipped_entries(gpu))
+    return _indices[where]
+
+
+def forget() -> None:
+    """Read the files again at the next look-up; kernels made before keep their configuration."""
+    with _lock:
+        _indices.clear()
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    warnings.warn(text, MaskwrightWarning, stacklevel=4)
