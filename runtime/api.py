@@ -37,6 +37,7 @@ from maskwright.runtime import gluon
 from maskwright.runtime import op
 from maskwright.runtime import reference
 from maskwright.runtime import settings
+from maskwright.runtime import tuned
 from maskwright.runtime.bind import DTYPES
 from maskwright.runtime.bind import Binder
 from maskwright.runtime.bind import Shapes
@@ -293,8 +294,12 @@ class Attention:
         tensors = (call.query, call.key, call.value)
         aligned = all(device.aligned(x) for x in tensors)
         bulk = aligned and max(s.q_len, s.kv_len) > _SMALL
-        config = self.configs.forward or _config(
-            self.mask, arch, dtype, s.head_dim, s.value_dim, _bucket(s.q_len), bulk, interpreted
+        config = (
+            self.configs.forward
+            or tuned.forward_config(self, tensors, s, inside=call.inside)
+            or _config(
+                self.mask, arch, dtype, s.head_dim, s.value_dim, _bucket(s.q_len), bulk, interpreted
+            )
         )
         if config.loads == "descriptor" and not aligned:
             raise LoweringError(
@@ -430,11 +435,12 @@ def tune(mask: Any, *, q_len: int = 0, budget: float = 60.0, **options: Any) -> 
     """Choose a configuration by measurement on this GPU.
 
     Raises:
-        TuningError: always; the tuner is not part of this version.
+        TuningError: always; the search is not built yet. Configurations that were tuned elsewhere
+            are taken from the cache directory (see docs/autotune.md).
     """
     del q_len, budget, options
     raise TuningError(
-        "the tuner is not part of this version",
+        "the search for configurations is not built yet",
         expression=mask,
         fix="pass a KernelConfig: mw.compile(mask).with_config(config)",
     )

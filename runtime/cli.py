@@ -29,13 +29,14 @@ MASK is one of
 
 Exit codes: 0 done, 1 a check failed, 2 wrong input.
 """
+TUNE_COMMANDS = ("tune merge", "tune show")
 DTYPES = ("float16", "bfloat16", "float32")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     found = parser()
-    args, extra = found.parse_known_args(arguments)
+    args, extra = found.parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if extra and args.command != "bench":  # the harness has options of its own
         found.error(f"unrecognized arguments: {' '.join(extra)}")
     args.extra = extra
@@ -52,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return code
+
+
+def _joined(arguments: Sequence[str]) -> Sequence[str]:
+    """``tune merge`` and ``tune show`` are commands of their own; ``tune MASK`` takes a mask."""
+    pair = " ".join(arguments[:2])
+    return [pair, *arguments[2:]] if pair in TUNE_COMMANDS else arguments
 
 
 def parser() -> argparse.ArgumentParser:
@@ -110,6 +117,13 @@ def _mask_commands(group: Group) -> None:
     tune = _command(group, "tune", "search the fastest configuration", commands.tune, mask=True)
     _shape(tune, q_len=8192)
     tune.add_argument("--budget", type=float, default=60.0, help="seconds")
+    merge = _command(group, "tune merge", "join tuned configurations", commands.tune_merge)
+    merge.add_argument("inputs", nargs="+", metavar="PATH", help="entry files, or directories")
+    merge.add_argument(
+        "-o", "--output", required=True, help="a .json file, or a directory: one file a kind there"
+    )
+    kept = _command(group, "tune show", "list tuned configurations", commands.tune_show)
+    kept.add_argument("inputs", nargs="*", metavar="PATH", help="default: the user's cache")
 
 
 def _check(group: Group) -> None:

@@ -151,6 +151,20 @@ def tune(args: Namespace) -> int:
     return 0
 
 
+def tune_merge(args: Namespace) -> int:
+    """``maskwright tune merge A B -o C``."""
+    from maskwright.autotune import commands
+
+    return commands.merge(args)
+
+
+def tune_show(args: Namespace) -> int:
+    """``maskwright tune show``."""
+    from maskwright.autotune import commands
+
+    return commands.show(args)
+
+
 def bench(args: Namespace) -> int:
     """``maskwright bench``: runs the harness that comes with a checkout, not with a wheel."""
     root = Path(maskwright.__file__).resolve().parent.parent

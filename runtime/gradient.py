@@ -30,6 +30,7 @@ from maskwright.runtime import build
 from maskwright.runtime import device
 from maskwright.runtime import gluon
 from maskwright.runtime import settings
+from maskwright.runtime import tuned
 from maskwright.runtime.bind import DTYPES
 from maskwright.runtime.bind import Shapes
 from maskwright.runtime.bind import check_tensors
@@ -241,8 +242,12 @@ def _chosen(
     aligned = all(device.aligned(x) for x in tensors)
     arch = "sm_80" if how.interpreted else device.arch(tensors[0].device)
     dtype = DTYPES[tensors[0].dtype]
-    config = found.configs.backward or _config(
-        found.mask, arch, dtype, shapes.head_dim, shapes.value_dim, aligned, how.interpreted
+    config = (
+        found.configs.backward
+        or tuned.backward_config(found, tensors, shapes, inside=how.inside)
+        or _config(
+            found.mask, arch, dtype, shapes.head_dim, shapes.value_dim, aligned, how.interpreted
+        )
     )
     if "descriptor" in (config.queries.loads, config.keys.loads) and not aligned:
         raise LoweringError(
