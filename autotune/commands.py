@@ -14,18 +14,7 @@ from maskwright.codegen.configs import AnyConfig
 from maskwright.runtime import cli_render as render
 from maskwright.runtime import settings
 
-COLUMNS = (
-    "mask",
-    "op",
-    "dtype",
-    "heads",
-    "sizes",
-    "gpu",
-    "configuration",
-    "ms",
-    "of default",
-    "kind",
-)
+COLUMNS = ("mask", "kernel", "sizes (log2)", "gpu", "configuration", "ms", "of default", "kind")
 
 
 def merge(args: Namespace) -> int:
@@ -64,8 +53,9 @@ def show(args: Namespace) -> int:
 def _row(entry: Entry) -> list[Any]:
     p, size = entry.key.problem, entry.key.bucket
     return [
-        *(p.slug, f"{p.op} {p.template}", p.dtype, f"{p.head_dim}/{p.value_dim}"),
-        f"q 2^{size.q_len} k 2^{size.kv_len} h 2^{size.programs} {size.density}",
+        p.slug,
+        f"{p.op} {p.template} {p.dtype} {p.head_dim}/{p.value_dim}",
+        f"{size.q_len} {size.kv_len} {size.programs} {size.density}",
         *(entry.key.hardware.name, config_text(entry.config)),
         *(entry.result.ms, entry.result.ratio, entry.provenance.kind),
     ]

@@ -92,7 +92,9 @@ def shared_key_gradient(config: KernelConfig, heads: Heads, arch: str, rows: int
     if _asynchronous(config.block_n, heads, arch):
         found = _with_barriers(kept + stages * walked + gaps, config)
         return Shared(found.most, found.exact and not statistics)
-    handed = _handed(config, heads) * (2 if stages == 1 else 1)
+    handed = _handed(config, heads)
+    if stages == 1:  # measured: up to two tiles of weights, or one of queries
+        handed = max(2 * handed, size * config.block_m * max(head, value))
     return Shared(kept + max(1, stages - 1) * walked + gaps + handed + _ALIGNMENT, exact=False)
 
 

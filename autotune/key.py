@@ -35,7 +35,7 @@ DENSITIES: tuple[Density, ...] = get_args(Density)
 _SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "forward": "fwd"}
 _SHORT["backward"] = "bwd"
 _LEAST_LENGTH = 4  # log2 of the smallest tile
-_MOST_PROGRAMS = 8  # log2: beyond 256 heads every GPU is full many times over
+_MOST_PROGRAMS = 8  # log2: beyond, every GPU is full many times over
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,9 @@ class Bucket:
     """Sizes that share a configuration: logarithms to base 2, rounded up.
 
     Attributes:
-        q_len, kv_len: of the lengths, at least 4.
-        programs: of batch x query heads, at most 8.
+        q_len, kv_len: of the lengths, at least 16.
+        programs: of batch x query heads, in steps of 4x, at most 256: it only decides how the last
+            programs fill the GPU.
         density: what share of tiles is visited; ``runtime`` if runtime values decide.
     """
 
@@ -96,7 +97,7 @@ class Bucket:
         return Bucket(
             max(_LEAST_LENGTH, ceil_log2(q_len)),
             max(_LEAST_LENGTH, ceil_log2(kv_len)),
-            min(_MOST_PROGRAMS, ceil_log2(programs)),
+            min(_MOST_PROGRAMS, ceil_log2(programs) + ceil_log2(programs) % 2),
             density,
         )
 

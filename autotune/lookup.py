@@ -32,7 +32,7 @@ _ANY = Software("", "", "")
 
 # How far the nearest bucket may be, in steps of a factor of 2. Beyond, the heuristic knows better.
 FARTHEST_LENGTH = 2
-FARTHEST_PROGRAMS = 3
+FARTHEST_PROGRAMS = 4
 _SHORT = 7  # log2: below 128 rows the tile of queries follows their number
 
 
@@ -100,7 +100,8 @@ class Index:
     def _nearest(self, key: Key) -> list[Entry]:
         """Entries for other sizes, or for another mask as dense; the nearest first."""
         found = []
-        for entry in (*self.user.values(), *self.shipped.values()):
+        mine = (x for x in self.user.values() if x.key.software == key.software)
+        for entry in (*mine, *self.shipped.values()):
             rank = distance(key, entry.key)
             if rank is not None:
                 found.append((rank, entry.key.canonical, entry))

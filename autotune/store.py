@@ -147,8 +147,9 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
+@cache
 def _tidy(folder: Path) -> None:
-    """Remove what killed writers left behind."""
+    """Remove what killed writers left behind; once a process is enough."""
     for path in folder.glob(f"*{_TEMPORARY}"):
         try:
             if time.time() - path.stat().st_mtime > _ABANDONED:

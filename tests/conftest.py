@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,3 +98,41 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     text.path = path
     text.update = bool(request.config.getoption("--update-golden"))
     return text
+
+
+@pytest.fixture
+def make_entry() -> Any:
+    """A factory of tuned configurations: of a mask, with parts of the key or the entry replaced."""
+    from maskwright import k
+    from maskwright import q
+    from maskwright.autotune import entry as e
+    from maskwright.autotune import key as t
+    from maskwright.codegen.config import KernelConfig
+
+    parts = {
+        "bucket": t.Bucket(13, 13, 6, "half"),
+        "hardware": t.Hardware("NVIDIA H100 80GB HBM3", "sm_90", 132, 232448, 52428800),
+        "software": t.Software("3.6.0", "12.8", "0123456789abcdef"),
+    }
+    fixed = {"op": "forward", "template": "triton", "dtype": "bfloat16", "layout": "heads"}
+    fixed |= {"head_dim": 128, "value_dim": 128, "group": 4, "aligned": True, "inside": True}
+
+    def made(mask: Any = k <= q, *, key: Any = None, config: Any = None, **changes: Any) -> Any:
+        names = {
+            "ms": 0.742,
+            "ratio": 0.9,
+            "spread": 0.01,
+            "date": "2026-11-22",
+            "kind": "measured",
+        }
+        names |= {x: changes.pop(x) for x in (*names, *parts) if x in changes}
+        found = {x: names.get(x, part) for x, part in parts.items()}
+        key = key or t.Key(t.Problem.of(mask.node, None, **(fixed | changes)), **found)
+        result = e.Result(names["ms"], names["ratio"], names["spread"], 9, 1740, 551.0)
+        rest = ("0a1b", "570.0", "2.11.0", "0.1.0", 60.0, 80, "space")
+        source = e.Provenance(names["kind"], names["date"], *rest)
+        checks = e.Checks(0.0011, 0.01, ("1x32x8192x128",))
+        config = config or KernelConfig(64, 64, 4, 3, "descriptor")
+        return e.Entry(key, config, result, source, checks, failed={"compile": 3, "spill": 6})
+
+    return made
