@@ -6,6 +6,7 @@ It does not depend on the mask. Two regimes:
 * Asynchronous products (sm_90, 16 bits, 64 and more rows a tile): every operand lies in shared
   memory. With pointer loads the formula is exact. Descriptor loads add barriers and the gaps of
   1024-byte alignment, which depend on the order the allocator finds: the formula is a bound.
+* Tensor memory (sm_100 and sm_103): as that, and weights go through shared memory: a bound.
 * Products of registers (elsewhere): one buffer a stage less, and room to hand weights from one
   product to the next where warps share rows. Whether Triton needs it depends on its layouts: a bound.
 """
@@ -21,12 +22,15 @@ from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.config import arch_number
 from maskwright.codegen.config import padded_heads
 from maskwright.codegen.configs import AnyConfig
-from maskwright.codegen.gluon import GluonConfig
+from maskwright.codegen.gluon import WIDEST
+from maskwright.codegen.gluon import GluonTemplate
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_backward import unfit_backward
 
 _ALIGNMENT = 1024  # of what the copy engine writes
 _LARGEST_BLOCK = 1024  # threads
+_REGISTERS = 90  # asynchronous products with accumulators in registers
+_ASYNCHRONOUS = (_REGISTERS, 100, 103)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def shared_forward(config: KernelConfig, heads: Heads, arch: str) -> Shared:
     if _asynchronous(config.block_m, heads, arch):
         # Without a pipeline the key's buffer is free again when the values come.
         walked = max(key, values) if stages == 1 else stages * (key + values)
-        return _with_barriers(query + walked, config)
+        return _operands(query + walked, config, arch, _handed(config, heads))
     walked = max(key, values) if stages == 1 else (stages - 1) * (key + values)
     return Shared(query + walked + _handed(config, heads) + _ALIGNMENT, exact=False)
 
@@ -76,7 +80,7 @@ def shared_query_gradient(config: KernelConfig, heads: Heads, arch: str, rows: i
     kept = size * config.block_m * (head + value)
     walked = size * config.block_n * (head + value)
     if _asynchronous(config.block_m, heads, arch):
-        return _with_barriers(kept + stages * walked, config)
+        return _operands(kept + stages * walked, config, arch, 2 * _handed(config, heads))
     most = kept + max(1, stages - 1) * walked + _handed(config, heads)
     return Shared(most + _ALIGNMENT, exact=False)
 
@@ -90,7 +94,8 @@ def shared_key_gradient(config: KernelConfig, heads: Heads, arch: str, rows: int
     statistics = (stages - 1) * 2 * 4 * config.block_m
     gaps = _rounded(statistics)
     if _asynchronous(config.block_n, heads, arch):
-        found = _with_barriers(kept + stages * walked + gaps, config)
+        weights = 4 * _handed(config, heads)
+        found = _operands(kept + stages * walked + gaps, config, arch, weights)
         return Shared(found.most, found.exact and not statistics)
     handed = _handed(config, heads)
     if stages == 1:  # measured: up to two tiles of weights, or one of queries
@@ -127,11 +132,11 @@ def unfit(config: AnyConfig, key: Key, granule: int | None = None) -> str:
         if not p.aligned:
             return "the copy engine needs 16-byte bases and strides, and nothing broadcast"
     heads = Heads(p.head_dim, p.value_dim, p.dtype)
-    if isinstance(config, GluonBackwardConfig):
-        reason = unfit_backward(p.dtype, p.head_dim, p.value_dim, config)
+    if isinstance(config, GluonTemplate):
+        reason = _unfit_gluon(config, key)
         if reason:
             return reason
-    if not isinstance(config, (GluonConfig, GluonBackwardConfig)):
+    else:
         if any(32 * kernel.num_warps > _LARGEST_BLOCK for kernel in kernels):
             return f"a block has at most {_LARGEST_BLOCK} threads"
         if granule and any(straddles(kernel.block_n, granule) for kernel in kernels):
@@ -142,16 +147,37 @@ def unfit(config: AnyConfig, key: Key, granule: int | None = None) -> str:
     return ""
 
 
+def _unfit_gluon(config: GluonTemplate, key: Key) -> str:
+    """What the sizes alone tell; the mask decides, too (``codegen/gluon_plan.py``)."""
+    p = key.problem
+    if arch_number(key.hardware.arch) != 90:
+        return f"Gluon kernels are for sm_90, not {key.hardware.arch}"
+    if isinstance(config, GluonBackwardConfig):
+        return unfit_backward(p.dtype, p.head_dim, p.value_dim, config)
+    if p.dtype == "float32":
+        return "asynchronous products take 16-bit numbers"
+    if max(p.head_dim, p.value_dim) > WIDEST or p.head_dim % 8 or p.value_dim % 8:
+        return f"heads are multiples of 8 up to {WIDEST}"
+    return ""
+
+
 def straddles(block: int, granule: int) -> bool:
     """A tile of keys crosses the edges of the mask's own blocks though it need not."""
     return granule % 16 == 0 and granule % block != 0
 
 
 def _asynchronous(rows: int, heads: Heads, arch: str) -> bool:
-    return arch_number(arch) == 90 and rows >= WGMMA_ROWS and heads.dtype != "float32"
+    return arch_number(arch) in _ASYNCHRONOUS and rows >= WGMMA_ROWS and heads.dtype != "float32"
 
 
-def _with_barriers(bytes_: int, config: KernelConfig) -> Shared:
+def _operands(bytes_: int, config: KernelConfig, arch: str, weights: int) -> Shared:
+    """All operands, and what else asynchronous products need.
+
+    Args:
+        weights: bytes of those that an accumulator in tensor memory hands on.
+    """
+    if arch_number(arch) != _REGISTERS:
+        return Shared(bytes_ + weights + _ALIGNMENT, exact=False)
     bulk = config.loads == "descriptor"
     return Shared(bytes_ + (_ALIGNMENT if bulk else 0), exact=not bulk)
 

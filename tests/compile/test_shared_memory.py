@@ -23,6 +23,7 @@ WINDOW = ((k <= q) & (q - k < 1024)).node
 HOPPER = ("sm_90", "pointer")
 BULK = ("sm_90", "descriptor")
 AMPERE = ("sm_80", "pointer")
+BLACKWELL = ("sm_100", "pointer")
 
 # (target, head size, block_m, block_n, warps, stages)
 FORWARD = [
@@ -42,12 +43,14 @@ FORWARD = [
     (AMPERE, 128, 128, 64, 8, 2),
     (AMPERE, 128, 64, 64, 4, 3),
     (AMPERE, 128, 16, 64, 4, 2),
+    (BLACKWELL, 128, 128, 64, 8, 2),
 ]
 BACKWARD = [
     (HOPPER, 64, 64, 64, 4, 2),
     (BULK, 128, 64, 64, 4, 2),
     (AMPERE, 64, 64, 64, 4, 1),
     (AMPERE, 128, 32, 64, 4, 2),
+    (BLACKWELL, 64, 128, 64, 4, 2),
 ]
 
 
