@@ -97,6 +97,17 @@ class Index:
                 return Choice(entry.config, "nearest", entry)
         return None
 
+    def why_not(self, key: Key) -> str:
+        """The entry whose key differs in the fewest fields, and in which."""
+        differences = [
+            (entry.key.difference(key), entry.key.name)
+            for entry in (*self.user.values(), *self.shipped.values())
+        ]
+        if not differences:
+            return "nothing is kept"
+        lines, name = min(differences, key=lambda x: (len(x[0]), x[1]))
+        return "\n  ".join([f"closest is {name}, which differs:", *lines])
+
     def _nearest(self, key: Key) -> list[Entry]:
         """Entries for other sizes, or for another mask as dense; the nearest first."""
         found = []

@@ -30,7 +30,7 @@ from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import LoweringError
 
-_LEAST_PER_WARP = 16 * 16  # elements of scores: what one matrix instruction computes
+_LEAST_PER_WARP = 16 * 16  # elements: about what one matrix instruction computes
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,11 @@ class Space:
 
 # -- rules --------------------------------------------------------------------------------------
 def _too_small_for_its_warps(config: Kernel, target: Target) -> bool:
-    return config.block_m * config.block_n < _LEAST_PER_WARP * config.num_warps
+    # Of the largest product: weights, or what they are multiplied with.
+    p = target.key.problem
+    least, most = sorted((config.block_m, config.block_n))
+    width = max(most, padded(min(p.head_dim, p.value_dim)))
+    return least * width < _LEAST_PER_WARP * config.num_warps
 
 
 def _longer_than_the_call(config: Kernel, target: Target) -> bool:
@@ -164,9 +168,26 @@ def _unfit(config: Kernel, target: Target) -> bool:
     return bool(unfit(config, target.key, target.granule))
 
 
-_UNFIT = Rule("does not fit the GPU, the tensors or the mask's blocks", _unfit)
+def _unfit_queries(config: Kernel, target: Target) -> bool:
+    return _unfit_beside(config, target, keys=False)
+
+
+def _unfit_keys(config: Kernel, target: Target) -> bool:
+    return _unfit_beside(config, target, keys=True)
+
+
+def _unfit_beside(config: Kernel, target: Target, *, keys: bool) -> bool:
+    """One kernel of a backward does not fit, whatever the other is; pairs are checked again."""
+    assert isinstance(config, KernelConfig)
+    smallest = KernelConfig(16, 16, 4, 1, config.loads)
+    pair = (smallest, config) if keys else (config, smallest)
+    return bool(unfit(BackwardConfig(*pair), target.key, target.granule))
+
+
+_MISFIT = "does not fit the GPU, the tensors or the mask's blocks"
+_UNFIT = Rule(_MISFIT, _unfit)
 _TRITON_RULES = (
-    Rule("fewer scores a warp than one matrix instruction", _too_small_for_its_warps),
+    Rule("fewer elements a warp than one matrix instruction", _too_small_for_its_warps),
     Rule("more queries a tile than the calls have", _longer_than_the_call),
     Rule("bulk copies of float32", _float32_in_bulk),
 )
@@ -198,8 +219,13 @@ _BACKWARD_KNOBS = (
 
 # The two kernels are timed apart, so their spaces add up instead of multiplying.
 BACKWARD = {
-    name: Space(f"backward triton, {name}", _BACKWARD_KNOBS, _TRITON_RULES, KernelConfig)
-    for name in ("queries", "keys")
+    name: Space(
+        f"backward triton, {name}",
+        _BACKWARD_KNOBS,
+        (*_TRITON_RULES, Rule(_MISFIT, refuses)),
+        KernelConfig,
+    )
+    for name, refuses in (("queries", _unfit_queries), ("keys", _unfit_keys))
 }
 
 GLUON = Space(

@@ -72,8 +72,8 @@ class Settings:
     tune: TuneMode = field(
         default="use",
         metadata=_doc(
-            "`off`: heuristics only; `use`: take tuned configurations that exist; `on`: tune "
-            "what is missing on first use.",
+            "`off`: heuristics only; `use`: kernels made from now on take tuned configurations that "
+            "exist; `on`: the same, until the search for missing ones is built.",
             ", ".join(f"`{t}`" for t in get_args(TuneMode)),
         ),
     )

@@ -5,6 +5,7 @@ Asked only where a kernel is made, never for a call like an earlier one.
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from typing import Any
@@ -70,6 +71,9 @@ def _config(found: Attention, op: Op, tensors: Tensors, shapes: Shapes, inside: 
         return None
     key = key_of(found.mask, found.score, op, "triton", tensors, shapes, inside)
     choice = index.find(key, lambda config: unfit(config, key, granule(found.mask)))
+    if "tune" in current.debug:
+        told = index.why_not(key) if choice is None else f"{choice.origin}: {choice.config}"
+        print(f"--- maskwright tune ---\n{key.name}: {told}", file=sys.stderr)
     return None if choice is None else choice.config
 
 

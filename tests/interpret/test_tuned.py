@@ -137,6 +137,16 @@ def test_prepared_work_and_call_choose_the_same_tiles(attend, publish):
     )
 
 
+def test_debugging_says_what_was_found(attend, publish, capsys):
+    tensors = attend.inputs(80)
+    publish(tensors, TUNED)
+    with mw.debug("tune"):
+        attend.matches(tensors, MASK, attention=mw.compile(MASK))
+        assert "user: KernelConfig(block_m=16" in capsys.readouterr().err
+        attend.matches(attend.inputs(80, head_dim=32), MASK, attention=mw.compile(MASK))
+        assert "problem.head_dim: 16 != 32" in capsys.readouterr().err
+
+
 def test_layouts_are_told_apart(attend):
     query = torch.zeros(1, 2, 64, 16)
     swapped = torch.zeros(1, 64, 2, 16).transpose(1, 2)
