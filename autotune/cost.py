@@ -29,7 +29,8 @@ _MOST_REGISTERS = 255
 _PER_PAIR = 4.5
 _PER_NODE = 1.0  # of a partial tile, for each node of the mask
 # Waits of a step that no unit explains (barriers, shuffles of row maxima), and of a program that
-# starts and ends; clocks, fitted to the measured table of docs/forward-log.md.
+# starts and ends; clocks. The first was chosen by the tile sweep of docs/forward-log.md, like
+# _LOCKSTEP, _PER_SPILL and the L2's rate below; the second is a guess.
 _STEP, _PROGRAM = 300.0, 2500.0
 # How much a further warp-group of the same program overlaps: they meet at every step's loads.
 _LOCKSTEP = 0.7

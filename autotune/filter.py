@@ -1,7 +1,7 @@
 """The hard filter: configurations that cannot be launched, found without compiling.
 
-Shared memory was fitted to what Triton 3.6 allocates, for 816 compiled kernels (docs/autotune.md).
-It does not depend on the mask. Two regimes:
+Shared memory was fitted to what Triton 3.6 allocates (docs/autotune.md). Of the mask and the score
+only reads of tables matter: Triton loads those ahead, too, one buffer a stage. Three regimes:
 
 * Asynchronous products (sm_90, 16 bits, 64 and more rows a tile): every operand lies in shared
   memory. With pointer loads the formula is exact. Descriptor loads add barriers and the gaps of
@@ -26,6 +26,8 @@ from maskwright.codegen.gluon import WIDEST
 from maskwright.codegen.gluon import GluonTemplate
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_backward import unfit_backward
+from maskwright.codegen.granule import granule
+from maskwright.dsl import nodes as n
 
 _ALIGNMENT = 1024  # of what the copy engine writes
 _LARGEST_BLOCK = 1024  # threads
@@ -45,6 +47,60 @@ class Heads:
     def itemsize(self) -> int:
         """Bytes of an element."""
         return 4 if self.dtype == "float32" else 2
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Reads of tables that a step may have to load ahead, and whose gradients are added up.
+
+    Attributes:
+        fixed: reads by neither the query nor the key.
+        lines: reads by one of them, one value each.
+        pairs: reads by both; lists are searched for every pair at worst.
+    """
+
+    fixed: int = 0
+    lines: int = 0
+    pairs: int = 0
+
+    @staticmethod
+    def of(*nodes: n.Node | None) -> Reads:
+        """Of a mask and a score."""
+        found = [0, 0, 0]
+        for x in (x for node in nodes if node is not None for x in n.walk(node)):
+            if not isinstance(x, (n.Read, n.Member)):
+                continue
+            found[len(n.symbols(x) & {"q", "k"})] += 1
+        return Reads(*found)
+
+    def bytes_of(self, config: KernelConfig) -> int:
+        """Shared memory for them, at most: a buffer for each stage, and room for sums."""
+        m, keys = config.block_m, config.block_n
+        if not self.fixed + self.lines + self.pairs:
+            return 0
+        size = 4 * (self.pairs * m * keys + self.lines * max(m, keys))
+        return config.num_stages * size + _ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a mask and a score ask of a configuration.
+
+    Attributes:
+        granule: key tiles should divide this many keys; None if the mask does not care.
+        reads: of tables.
+    """
+
+    granule: int | None = None
+    reads: Reads = Reads()
+
+    @staticmethod
+    def of(mask: n.Node, score: n.Node | None) -> Limits:
+        """Of a kernel's expressions."""
+        return Limits(granule(mask), Reads.of(mask, score))
+
+
+ANYTHING = Limits()
 
 
 @dataclass(frozen=True)
@@ -103,27 +159,28 @@ def shared_key_gradient(config: KernelConfig, heads: Heads, arch: str, rows: int
     return Shared(kept + max(1, stages - 1) * walked + gaps + handed + _ALIGNMENT, exact=False)
 
 
-def shared(config: AnyConfig, heads: Heads, arch: str) -> Shared:
+def shared(config: AnyConfig, heads: Heads, arch: str, reads: Reads = ANYTHING.reads) -> Shared:
     """Shared memory of the kernel that needs most."""
     match config:
         case KernelConfig():
-            return shared_forward(config, heads, arch)
+            return _beside_reads(shared_forward(config, heads, arch), config, reads)
         case BackwardConfig(queries, keys):
             rows = min(queries.block_m, keys.block_n)
-            return max(
-                shared_query_gradient(queries, heads, arch, rows),
-                shared_key_gradient(keys, heads, arch, rows),
-                key=lambda found: found.most,
+            both = (
+                _beside_reads(shared_query_gradient(queries, heads, arch, rows), queries, reads),
+                _beside_reads(shared_key_gradient(keys, heads, arch, rows), keys, reads),
             )
+            return max(both, key=lambda found: found.most)
     return Shared(config.shared_bytes(heads.head_dim, heads.value_dim), exact=False)
 
 
-def unfit(config: AnyConfig, key: Key, granule: int | None = None) -> str:
-    """Why a configuration cannot serve calls of a key; empty if it can.
+def _beside_reads(found: Shared, config: KernelConfig, reads: Reads) -> Shared:
+    more = reads.bytes_of(config)
+    return Shared(found.most + more, exact=False) if more else found
 
-    Args:
-        granule: key tiles should divide this many keys.
-    """
+
+def unfit(config: AnyConfig, key: Key, limits: Limits = ANYTHING) -> str:
+    """Why a configuration cannot serve calls of a key; empty if it can."""
     p, hardware = key.problem, key.hardware
     kernels = (config.queries, config.keys) if isinstance(config, BackwardConfig) else (config,)
     if any(kernel.loads == "descriptor" for kernel in kernels):
@@ -139,9 +196,10 @@ def unfit(config: AnyConfig, key: Key, granule: int | None = None) -> str:
     else:
         if any(32 * kernel.num_warps > _LARGEST_BLOCK for kernel in kernels):
             return f"a block has at most {_LARGEST_BLOCK} threads"
-        if granule and any(straddles(kernel.block_n, granule) for kernel in kernels):
-            return f"key tiles do not divide the mask's blocks of {granule} keys"
-    found = shared(config, heads, hardware.arch)
+        blocks = limits.granule
+        if blocks and any(straddles(kernel.block_n, blocks) for kernel in kernels):
+            return f"key tiles do not divide the mask's blocks of {blocks} keys"
+    found = shared(config, heads, hardware.arch, limits.reads)
     if found.most > hardware.shared_bytes:
         return f"it needs {found.most} of {hardware.shared_bytes} bytes of shared memory"
     return ""
@@ -161,9 +219,9 @@ def _unfit_gluon(config: GluonTemplate, key: Key) -> str:
     return ""
 
 
-def straddles(block: int, granule: int) -> bool:
+def straddles(block: int, blocks: int) -> bool:
     """A tile of keys crosses the edges of the mask's own blocks though it need not."""
-    return granule % 16 == 0 and granule % block != 0
+    return blocks % 16 == 0 and blocks % block != 0
 
 
 def _asynchronous(rows: int, heads: Heads, arch: str) -> bool:

@@ -16,6 +16,8 @@ from functools import cached_property
 from typing import Any
 from typing import TypeAlias
 
+from maskwright.autotune.filter import ANYTHING
+from maskwright.autotune.filter import Limits
 from maskwright.autotune.filter import unfit
 from maskwright.autotune.key import Key
 from maskwright.autotune.key import Op
@@ -57,11 +59,11 @@ class Target:
     """What a space is searched for.
 
     Attributes:
-        granule: key tiles should divide this many keys; None if the mask does not care.
+        limits: what the mask and the score ask of a configuration.
     """
 
     key: Key
-    granule: int | None = None
+    limits: Limits = ANYTHING
 
 
 Kernel: TypeAlias = KernelConfig | GluonConfig | GluonBackwardConfig
@@ -165,7 +167,7 @@ def _stores_another_width(config: Kernel, target: Target) -> bool:
 
 
 def _unfit(config: Kernel, target: Target) -> bool:
-    return bool(unfit(config, target.key, target.granule))
+    return bool(unfit(config, target.key, target.limits))
 
 
 def _unfit_queries(config: Kernel, target: Target) -> bool:
@@ -181,7 +183,7 @@ def _unfit_beside(config: Kernel, target: Target, *, keys: bool) -> bool:
     assert isinstance(config, KernelConfig)
     smallest = KernelConfig(16, 16, 4, 1, config.loads)
     pair = (smallest, config) if keys else (config, smallest)
-    return bool(unfit(BackwardConfig(*pair), target.key, target.granule))
+    return bool(unfit(BackwardConfig(*pair), target.key, target.limits))
 
 
 _MISFIT = "does not fit the GPU, the tensors or the mask's blocks"
@@ -263,7 +265,7 @@ def backward_points(target: Target) -> Iterator[BackwardConfig]:
     for first, second in itertools.product(queries, keys):
         if first.loads == second.loads:
             both = BackwardConfig(first, second)  # type: ignore[arg-type]
-            if not unfit(both, target.key, target.granule):
+            if not unfit(both, target.key, target.limits):
                 yield both
 
 
@@ -273,7 +275,7 @@ def contains(config: AnyConfig, target: Target) -> bool:
         case BackwardConfig(queries, keys):
             both = zip(BACKWARD.values(), (queries, keys), strict=True)
             return all(_holds(space, x, target) for space, x in both) and not unfit(
-                config, target.key, target.granule
+                config, target.key, target.limits
             )
         case KernelConfig():
             return _holds(FORWARD, config, target)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskwright.autotune import lookup
 from maskwright.autotune.density import density_class
+from maskwright.autotune.filter import Limits
 from maskwright.autotune.filter import unfit
 from maskwright.autotune.key import Bucket
 from maskwright.autotune.key import Hardware
@@ -26,7 +27,6 @@ from maskwright.autotune.key import Template
 from maskwright.codegen.config import SHARED_KIB
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
-from maskwright.codegen.granule import granule
 from maskwright.dsl import nodes as n
 from maskwright.runtime import device
 from maskwright.runtime import settings
@@ -70,7 +70,7 @@ def _config(found: Attention, op: Op, tensors: Tensors, shapes: Shapes, inside: 
     if not index:
         return None
     key = key_of(found.mask, found.score, op, "triton", tensors, shapes, inside)
-    choice = index.find(key, lambda config: unfit(config, key, granule(found.mask)))
+    choice = index.find(key, lambda x: unfit(x, key, Limits.of(found.mask, found.score)))
     if "tune" in current.debug:
         told = index.why_not(key) if choice is None else f"{choice.origin}: {choice.config}"
         print(f"--- maskwright tune ---\n{key.name}: {told}", file=sys.stderr)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from maskwright import h
 from maskwright import k
+from maskwright import patterns
 from maskwright import q
+from maskwright import s
+from maskwright import table
 from maskwright.autotune.filter import Heads
+from maskwright.autotune.filter import Reads
+from maskwright.autotune.filter import shared
 from maskwright.autotune.filter import shared_forward
 from maskwright.autotune.filter import shared_key_gradient
 from maskwright.autotune.filter import shared_query_gradient
@@ -64,8 +70,8 @@ def holds(found, allocated):
     assert allocated == found.most if found.exact else allocated <= found.most
 
 
-def forward_bytes(mask, arch, size, config):
-    made = compile_forward(Request(mask, None, "bfloat16", size, size, True, False, config))
+def forward_bytes(mask, arch, size, config, score=None):
+    made = compile_forward(Request(mask, score, "bfloat16", size, size, True, False, config))
     pads = made.plan.request.pads
     return offline.build(made.plan, pads, made.source, made.name, arch, "forward_kernel")
 
@@ -80,10 +86,22 @@ def test_the_forward(case):
     holds(found, forward_bytes(MASK, arch, size, config).shared_bytes)
 
 
-def test_the_mask_does_not_matter():
+def test_a_mask_without_tables_does_not_matter():
     config = KernelConfig(64, 64, 4, 2)
-    found = shared_forward(config, Heads(64, 64, "bfloat16"), "sm_90")
+    found = shared(config, Heads(64, 64, "bfloat16"), "sm_90", Reads.of(WINDOW))
+    assert found.exact
     assert forward_bytes(WINDOW, "sm_90", 64, config).shared_bytes == found.most
+
+
+@pytest.mark.parametrize("name", ["document", "vertical_slash", "bias"])
+def test_tables_are_loaded_ahead(name):
+    bias = table("bias", ndim=3, dtype=float)[h, q, k]
+    mask = (k <= q).node if name == "bias" else getattr(patterns, name)().node
+    score = (s + bias).node if name == "bias" else None
+    config = KernelConfig(64, 64, 4, 2)
+    found = shared(config, Heads(64, 64, "bfloat16"), "sm_90", Reads.of(mask, score))
+    assert not found.exact
+    holds(found, forward_bytes(mask, "sm_90", 64, config, score).shared_bytes)
 
 
 @pytest.mark.parametrize("case", BACKWARD, ids=str)

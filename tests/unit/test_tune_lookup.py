@@ -13,6 +13,7 @@ from maskwright import k
 from maskwright import q
 from maskwright.autotune import lookup
 from maskwright.autotune import store
+from maskwright.autotune.filter import Limits
 from maskwright.autotune.filter import unfit
 from maskwright.autotune.key import Bucket
 from maskwright.autotune.key import Policy
@@ -126,9 +127,9 @@ def test_a_configuration_that_does_not_fit_is_ignored(make_entry, config, change
 
 def test_key_tiles_divide_the_blocks_of_a_mask(make_entry):
     key = make_entry().key
-    assert unfit(KernelConfig(64, 64, 4, 2), key, 64) == ""
-    assert "96 keys" in unfit(KernelConfig(64, 64, 4, 2), key, 96)
-    assert unfit(KernelConfig(64, 64, 4, 2), key, 7) == ""  # no tile divides it
+    assert unfit(KernelConfig(64, 64, 4, 2), key, Limits(64)) == ""
+    assert "96 keys" in unfit(KernelConfig(64, 64, 4, 2), key, Limits(96))
+    assert unfit(KernelConfig(64, 64, 4, 2), key, Limits(7)) == ""  # no tile divides it
 
 
 # -- files ----------------------------------------------------------------------------------------

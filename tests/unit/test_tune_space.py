@@ -8,6 +8,7 @@ import pytest
 
 from maskwright.autotune import space as s
 from maskwright.autotune.entry import CONFIGS
+from maskwright.autotune.filter import Limits
 from maskwright.autotune.filter import unfit
 from maskwright.autotune.key import Bucket
 from maskwright.autotune.key import Hardware
@@ -30,7 +31,7 @@ def target(make_entry):
         changes = {"hardware": gpu, "head_dim": size, "value_dim": size} | changes
         template = changes.get("template", "triton")
         config = CONFIGS[changes.get("op", "forward"), template]()
-        return s.Target(make_entry(config=config, **changes).key, granule)
+        return s.Target(make_entry(config=config, **changes).key, Limits(granule))
 
     return made
 

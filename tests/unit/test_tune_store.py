@@ -145,7 +145,7 @@ while alive:
         os.kill(generator.choice(alive), signal.SIGKILL)
         killed += 1
     reads += 1
-    time.sleep(0.05)
+    time.sleep(0.05 if killed < writers // 4 else 0.5)
     for child in list(alive):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
