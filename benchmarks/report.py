@@ -111,7 +111,7 @@ def sweep_table(result: Result) -> Table:
         [
             name,
             cell(entry),
-            *([cell(entry[part]) if part in entry else NONE for part in parts]),
+            *(cell(entry[part] | {"status": "ok"}) if part in entry else NONE for part in parts),
             _percent(entry),
             f"{entry.get('first_call_s', 0):.1f}",
             entry.get("reason", "")[:70],
