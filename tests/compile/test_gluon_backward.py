@@ -9,6 +9,7 @@ import pytest
 from maskwright import k
 from maskwright import patterns
 from maskwright import q
+from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_backward import default_gluon_backward
 from maskwright.dsl.evaluate import mask_node
 from maskwright.runtime.cross import build_gluon_backward
@@ -22,6 +23,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], tuple[int, int]]] = {
     "d64": (CAUSAL, {"head_dim": 64, "dtype": "float16"}, (160, 288)),
     "d128_64": (CAUSAL, {"value_dim": 64}, (32, 128)),
     "window": (CAUSAL & (q - k < 1024), {}, (96, 288)),
+    "overlap": (CAUSAL, {"config": GluonBackwardConfig(overlap=True)}, (128, 384)),
     "document": (patterns.document(), {}, (288, 512)),
 }
 
@@ -41,12 +43,13 @@ def test_machine_code(name):
     assert report.stack_bytes <= bounds[not triton.__version__.startswith("3.6.")], str(report)
     assert report.shared_bytes <= report.shared_limit
     sizes = options.get("head_dim", 128), options.get("value_dim", options.get("head_dim", 128))
-    config = default_gluon_backward(*sizes)
+    config = options.get("config") or default_gluon_backward(*sizes)
     head, value = (x // 16 for x in config.pads(*sizes))
     steps = config.block_m // 16
     # Scores and their gradient, gradients of keys and values, and a part of that of queries from
-    # each consumer's keys; in two loops, of two consumers.
-    assert found["HGMMA"] == 4 * (head + value + 2 * steps + 2 * 4)
+    # each consumer's keys; in two loops, of two consumers. Overlapping steps end with one part.
+    last = 2 * 2 * 4 if config.overlap else 0
+    assert found["HGMMA"] == 4 * (head + value + 2 * steps + 2 * 4) + last
     # Each wait ends whole products: waits for single instructions would be as many as those.
     assert found["HGMMA"] >= 4 * found["WARPGROUP.DEPBAR"]
     assert found["USETMAXREG"] > 0

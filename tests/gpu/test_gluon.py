@@ -30,7 +30,9 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 240  # of a child: most of it compiles
 GROUPS = (
     *("one_stage", "two_stages", "three_stages", "four_stages", "three_consumers"),
-    *("producer_first", "producer_first_one_stage", "lists", "others"),
+    *("producer_first", "producer_first_one_stage", "pingpong", "pingpong_three", "lists"),
+    *("several", "several_one_program", "several_plain", "several_pingpong", "several_lists"),
+    *("others", "several_others"),
 )
 HEADS, KV_HEADS, BATCH = 4, 2, 2
 SIZES = [(512, 512), (333, 1000), (1, 257), (300, 77)]

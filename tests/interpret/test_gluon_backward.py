@@ -20,7 +20,8 @@ from maskwright.runtime.api import Attention
 
 HEADS, KV_HEADS = 4, 2
 CONFIGS = [
-    GluonBackwardConfig(block_m, stages, links)
+    GluonBackwardConfig(block_m, stages, links, overlap=overlap)
+    for overlap in (False, True)
     for block_m in (64, 128)
     for stages, links in ((1, 1), (2, 1), (2, 2), (3, 1), (1, 2))
 ]
@@ -89,7 +90,9 @@ def worst(
     return max(float((x - y).norm() / y.norm().clamp_min(1e-6)) for x, y in pairs)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda x: f"{x.block_m}-{x.stages}-{x.links}")
+@pytest.mark.parametrize(
+    "config", CONFIGS, ids=lambda x: f"{x.block_m}-{x.stages}-{x.links}-{x.overlap}"
+)
 def test_every_ring(config: GluonBackwardConfig) -> None:
     """Tiles of queries: none, one, as many as slots, more; the end of keys and queries within."""
     width = 128 if config.block_m == 64 else 64

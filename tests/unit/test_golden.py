@@ -17,6 +17,7 @@ import pytest
 
 import maskwright as mw
 from maskwright.codegen.describe import schedule_lines
+from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.schedule import derive
 from maskwright.codegen.tile import TileShape
@@ -80,6 +81,11 @@ def test_gluon_source(name, golden):
 def test_gluon_backward_source(name, golden):
     mask = catalogue_entry(name).mask
     assert mw.source(mask, op="backward", backend="gluon") == golden
+
+
+def test_gluon_source_of_several_items(golden):
+    config = GluonConfig(first="producer", bulk_store=True, persistent=True, pingpong="barrier")
+    assert mw.source(mw.k <= mw.q, backend="gluon", config=config) == golden
 
 
 def test_gluon_source_with_score_and_sinks(golden):

@@ -11,6 +11,7 @@ from maskwright import b
 from maskwright import h
 from maskwright import k
 from maskwright import q
+from maskwright.codegen.gluon import GluonConfig
 from maskwright.dsl.symbols import RESERVED
 
 SAMPLES = (
@@ -20,7 +21,11 @@ SAMPLES = (
     mw.patterns.local_stride(block=64, local_blocks=2, stride=4),
 )
 KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]  # a list of tiles
-KINDS = ({"op": "forward"}, {"op": "backward"}, {"backend": "gluon"})
+SEVERAL = GluonConfig(block_n=64, persistent=True, pingpong="barrier", bulk_store=True)
+KINDS = (
+    *({"op": "forward"}, {"op": "backward"}, {"backend": "gluon"}),
+    {"backend": "gluon", "config": SEVERAL},
+)
 
 
 def used(source: str) -> set[str]:
