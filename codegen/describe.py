@@ -24,7 +24,7 @@ from maskwright.dsl.text import to_text
 
 SOURCE_FORMAT = 1
 _WORTH_A_NAME = 16  # characters
-_MET = {"crossed": "a listed diagonal crosses", "filled": "listed diagonals fill the tile"}
+_MET = {"crossed": "a listed diagonal crosses it", "filled": "listed diagonals fill it"}
 
 
 def brief(node: n.Node) -> str:

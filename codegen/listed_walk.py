@@ -72,12 +72,16 @@ class ListedWalk:
     @cached_property
     def columns(self) -> Ints:
         """Listed columns of each tile of keys: (batch, heads, 1, key tiles)."""
-        call, gather, size = self.call, self.schedule.gather, self.schedule.tile.block_n
-        end = call.kv_tiles(self.schedule.tile)
+        size, flags = self.schedule.tile.block_n, self.flags()
+        return np.asarray(flags.reshape(*flags.shape[:2], 1, -1, size).sum(-1))
+
+    def flags(self) -> Bools:
+        """Listed columns: (batch, heads, keys, up to a whole number of tiles)."""
+        call, gather, tile = self.call, self.schedule.gather, self.schedule.tile
+        keys = np.arange(call.kv_tiles(tile) * tile.block_n)
         if gather is None:
-            return np.zeros((call.batch, call.heads, 1, end), np.int64)
-        flags = self._flags(gather.member, np.arange(end * size), call.kv_len)
-        return np.asarray(flags.reshape(call.batch, call.heads, 1, end, size).sum(-1))
+            return np.zeros((call.batch, call.heads, len(keys)), bool)
+        return self._listed(gather.member, keys) & (keys < call.kv_len)
 
     def _diagonals(self, env: dict[str, Any], end: int) -> tuple[Bools, Bools]:
         """(tiles that listed diagonals cross, tiles that they fill)."""
@@ -102,16 +106,15 @@ class ListedWalk:
         width = call.kv_tiles(tile) * tile.block_n
         least = call.q_offset - width + 1
         distances = least + np.arange(call.q_tiles(tile) * tile.block_m + width)
-        flags = self._flags(found.member, distances + found.shift, None)
+        flags = self._listed(found.member, distances + found.shift)
         return least, np.concatenate([np.zeros((*flags.shape[:2], 1), int), flags.cumsum(-1)], -1)
 
-    def _flags(self, member: n.Member, values: Ints, end: int | None) -> Bools:
-        """Which of the values (below ``end``) are listed: (batch, heads, values)."""
+    def _listed(self, member: n.Member, values: Ints) -> Bools:
+        """Which of the values are in the row of a member: (batch, heads, values)."""
         call = self.call
         env = call.env(self.schedule.tile, np.zeros(1, int)) | {"k": values.reshape(1, 1, -1)}
         found = evaluate(n.Member(K, member.row), env)
-        found = np.broadcast_to(found, (call.batch, call.heads, len(values)))
-        return found if end is None else found & (values < end)
+        return np.broadcast_to(found, (call.batch, call.heads, len(values)))
 
 
 def prepared_bytes(schedule: Schedule, call: Call, heads: int) -> int:

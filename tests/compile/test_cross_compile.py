@@ -49,6 +49,12 @@ def test_other_targets(arch, dtype):
             assert report.shared_bytes <= report.shared_limit
 
 
+def test_runtime_lists_keep_their_registers():
+    for mask in (patterns.vertical_slash(), patterns.vertical_slash() | patterns.a_shape(64, 1024)):
+        (report,) = cross_compile(mask, "sm_90")
+        assert report.stack_bytes == 0, str(report)
+
+
 def test_the_causal_backward_keeps_its_registers():
     for report in cross_compile(patterns.causal(), "sm_90", op="backward"):
         assert report.stack_bytes <= 160, str(report)  # loops without spills
