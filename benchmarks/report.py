@@ -106,17 +106,19 @@ def sweep_table(result: Result) -> Table:
     case = result["cases"][0]
     entries: list[tuple[str, Entry]] = list(case["contestants"].items())
     entries.sort(key=lambda item: item[1].get("ms", float("inf")))
+    parts = ["forward", "backward"] if any("backward" in x for _, x in entries) else []
     rows = [
         [
             name,
             cell(entry),
+            *(cell(entry[part] | {"status": "ok"}) if part in entry else NONE for part in parts),
             _percent(entry),
             f"{entry.get('first_call_s', 0):.1f}",
             entry.get("reason", "")[:70],
         ]
         for name, entry in entries
     ]
-    header = ["config", "TFLOP/s (ms)", "IQR %", "first call s", "reason"]
+    header = ["config", "TFLOP/s (ms)", *parts, "IQR %", "first call s", "reason"]
     return Table(f"Sweep {case['name']} S={case['shape']['seq']}", header, rows, origin(result))
 
 

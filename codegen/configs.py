@@ -23,8 +23,9 @@ class Configs:
 
     Attributes:
         forward, backward: of the Triton kernels.
-        gluon: of the Gluon forward; ``backend="auto"`` then takes it where it can serve.
+        gluon: of the Gluon forward.
         gluon_backward: of the Gluon backward, which serves calls that the Gluon forward served.
+            With one of them, ``backend="auto"`` takes Gluon kernels where they can serve.
     """
 
     forward: KernelConfig | None = None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 from typing import Literal
 from typing import TypeAlias
 
+from maskwright.codegen.config import SHARED_KIB
 from maskwright.codegen.config import dividing
 from maskwright.codegen.config import padded
 from maskwright.dsl.errors import LoweringError
@@ -24,9 +26,13 @@ _THREADS = 128  # of a warp-group
 _FILE = 64 * 1024  # registers of a multiprocessor
 SWIZZLE = 64  # 16-bit elements in the widest swizzle of shared memory
 WIDEST = 256  # columns of one product
+_SHARED = SHARED_KIB[90] * 1024
 _BARRIERS = 1024  # bytes: barriers, and what partitions hand over
 
+_SECTION_MIB = 32  # of the L2 for keys and values, as in FlashAttention-3
+
 Role: TypeAlias = Literal["producer", "consumer"]
+Pingpong: TypeAlias = Literal["none", "barrier"]
 
 
 class GluonTemplate:
@@ -65,6 +71,10 @@ class GluonConfig(GluonTemplate):
         registers: of a consumer's thread; 0 is the most that leaves 24 for the producer.
         first: who runs in the warps that a program starts with; the others are its workers.
         bulk_store: results leave through shared memory and the copy engine.
+        persistent: as many programs as fit the GPU compute all tiles of queries in turn, so that
+            the end of one overlaps with the first copies of the next.
+        programs: of a persistent grid; 0 is one for each multiprocessor.
+        pingpong: how consumers keep from issuing products at the same time.
     """
 
     block_n: int = 128
@@ -73,6 +83,9 @@ class GluonConfig(GluonTemplate):
     registers: int = 0
     first: Role = "consumer"
     bulk_store: bool = False
+    persistent: bool = False
+    programs: int = 0
+    pingpong: Pingpong = "none"
 
     def __post_init__(self) -> None:
         if self.block_n not in (16, 32, 64, 128, 256):
@@ -87,6 +100,10 @@ class GluonConfig(GluonTemplate):
             )
         if self.first not in ("producer", "consumer"):
             raise LoweringError("first is producer or consumer", expression=self)
+        if self.programs < 0 or (self.programs and not self.persistent):
+            raise LoweringError("programs are those of a persistent grid", expression=self)
+        if self.pingpong not in ("none", "barrier"):
+            raise LoweringError("pingpong is none or barrier", expression=self)
 
     @property
     def block_m(self) -> int:
@@ -123,11 +140,23 @@ class GluonConfig(GluonTemplate):
             return [self.consumer_registers] * self.consumers
         return [self.consumer_registers] * (self.consumers - 1) + [self.producer_registers]
 
+    @property
+    def section_mib(self) -> int:
+        """Keys and values of the heads that a persistent grid works on at a time, in MiB."""
+        return _SECTION_MIB
+
+    def query_slots(self, head_dim: int, value_dim: int) -> int:
+        """Tiles of queries of a consumer: a second one for the next, where it fits."""
+        return 2 if self.persistent and self._bytes(head_dim, value_dim, 2) <= _SHARED else 1
+
     def shared_bytes(self, head_dim: int, value_dim: int) -> int:
         """Shared memory of a program, about."""
+        return self._bytes(head_dim, value_dim, self.query_slots(head_dim, value_dim))
+
+    def _bytes(self, head_dim: int, value_dim: int, query_slots: int) -> int:
         head, value = self.pads(head_dim, value_dim)
         ring = self.stages * self.block_n * (head + value)
-        return 2 * (self.block_m * head + ring) + _BARRIERS
+        return 2 * (query_slots * self.block_m * head + ring) + _BARRIERS
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -135,11 +164,13 @@ class GluonConfig(GluonTemplate):
 
 
 def default_gluon(head_dim: int, value_dim: int, *, granule: int | None = None) -> GluonConfig:
-    """A configuration that compiles without spills; not yet measured.
+    """The fastest of what docs/hopper-log.md has measured, as far as it compiles without spills.
 
     Args:
         granule: key tiles should divide this (the period or block of a strided mask).
     """
     width = max(padded(head_dim), padded(value_dim))
     block_n = dividing(128 if width <= 128 else 64, granule)
-    return GluonConfig(block_n=block_n, stages=3 if width <= 64 else 2)
+    made = GluonConfig(block_n=block_n, stages=3 if width <= 64 else 2, first="producer")
+    head, value = made.pads(head_dim, value_dim)
+    return replace(made, bulk_store=head == value)

@@ -31,12 +31,14 @@ class GluonBackwardConfig(GluonTemplate):
         stages: tiles of queries, and of gradients of the output, that fit the ring.
         links: tiles of gradients of scores in shared memory.
         registers: of a consumer's thread.
+        overlap: the gradient of the queries of a tile is computed beside the scores of the next.
     """
 
     block_m: int = 64
     stages: int = 2
     links: int = 2
     registers: int = 240
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         if self.block_m not in (64, 128):

@@ -89,6 +89,8 @@ __all__ = [
     "DispatchError",
     "Explanation",
     "Expr",
+    "GluonBackwardConfig",
+    "GluonConfig",
     "KernelConfig",
     "LoweringError",
     "MaskError",

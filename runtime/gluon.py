@@ -36,7 +36,8 @@ def settle(found: Attention, call: Call, *, asked: str) -> Call:
     Raises:
         DispatchError: Gluon was asked for by name and cannot serve the call.
     """
-    wanted = config.GLUON_BY_DEFAULT or found.configs.gluon is not None
+    fixed = found.configs.gluon or found.configs.gluon_backward
+    wanted = config.GLUON_BY_DEFAULT or fixed is not None
     if call.empty or not (asked == "gluon" or (asked == "auto" and wanted)):
         return call
     if asked == "auto" and (call.backend != "triton" or not _worth(found, call)):
@@ -53,7 +54,8 @@ def settle(found: Attention, call: Call, *, asked: str) -> Call:
 
 def _worth(found: Attention, call: Call) -> bool:
     """Long enough for tiles of 128 queries; who gives a configuration knows better."""
-    return found.configs.gluon is not None or call.shapes.q_len > _SMALL
+    fixed = found.configs.gluon or found.configs.gluon_backward
+    return fixed is not None or call.shapes.q_len > _SMALL
 
 
 def request(found: Attention, call: Call) -> tuple[Request, str]:

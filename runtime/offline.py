@@ -236,4 +236,23 @@ def _instructions(cubin: bytes) -> dict[str, int]:
         *("HGMMA", "HMMA", "UTMALDG", "LDGSTS", "LDL", "STL", "MUFU.EX2", "WARPGROUP.DEPBAR"),
         *("USETMAXREG", "BAR.SYNC", "SHFL"),
     )
-    return {name: text.count(name) for name in names if name in text}
+    found = {name: text.count(name) for name in names if name in text}
+    return found | {"LDL in loops": _loads_in_loops(text.splitlines())}
+
+
+def _loads_in_loops(lines: list[str]) -> int:
+    """Loads of spilled registers in the loops over tiles: with products and exponentials.
+
+    What waits for a barrier jumps back from the end of a kernel; only the shortest of the loops
+    that overlap counts.
+    """
+    labels = {x.split(":")[0]: i for i, x in enumerate(lines) if x.startswith(".L_x_")}
+    jumps = ((re.search(r"BRA.*`\((\.L_x_\d+)\)", x), i) for i, x in enumerate(lines))
+    loops = [(labels.get(x[1], len(lines)), i) for x, i in jumps if x]
+    taken: list[tuple[int, int]] = []
+    for first, last in sorted(loops, key=lambda x: x[1] - x[0]):
+        text = "".join(lines[first:last])
+        apart = all(last < x or y < first for x, y in taken)
+        if apart and "HGMMA" in text and "MUFU.EX2" in text:
+            taken.append((first, last))
+    return sum("LDL" in x for first, last in taken for x in lines[first:last])

@@ -8,8 +8,10 @@ a child with a time limit, and says what it is about to do before it does it.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ SIZES = [(1, 1), (64, 64), (130, 130), (128, 256), (300, 500), (512, 512), (700,
 LONGER = [(200, 77), (400, 130)]  # queries before the first key: rows and tiles without keys
 VALUES = [(0, 0), (0, 1), (1, 0), (64, 1), (64, 300), (5, 1000), (0, 128), (200, 0)]
 
+FASTEST: dict[str, Any] = {"first": "producer", "bulk_store": True}
 CONFIGS = {
     "one_stage": GluonConfig(block_n=128, stages=1),
     "two_stages": GluonConfig(block_n=128, stages=2),
@@ -38,8 +41,18 @@ CONFIGS = {
     "three_consumers": GluonConfig(block_n=64, consumers=3, stages=2),
     "producer_first": GluonConfig(block_n=128, first="producer", bulk_store=True),
     "producer_first_one_stage": GluonConfig(block_n=64, stages=1, first="producer"),
+    "pingpong": GluonConfig(block_n=128, pingpong="barrier", first="producer"),
+    "pingpong_three": GluonConfig(block_n=64, consumers=3, stages=1, pingpong="barrier"),
+    "several": GluonConfig(block_n=128, persistent=True, programs=3, **FASTEST),
+    "several_one_program": GluonConfig(block_n=64, stages=1, persistent=True, programs=1),
+    "several_plain": GluonConfig(block_n=64, stages=3, persistent=True, programs=5),
+    "several_pingpong": GluonConfig(
+        block_n=128, persistent=True, programs=2, pingpong="barrier", **FASTEST
+    ),
 }
-GROUPS = (*CONFIGS, "lists", "others")
+# Few programs, so that each computes many items, of all lengths, one after the other.
+SEVERAL = GluonConfig(block_n=64, stages=2, persistent=True, programs=7, **FASTEST)
+GROUPS = (*CONFIGS, "lists", "several_lists", "others", "several_others")
 
 
 def of_config(config: GluonConfig) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -51,34 +64,53 @@ def of_config(config: GluonConfig) -> Iterator[tuple[Any, dict[str, Any]]]:
                 yield A_SHAPE, lengths | {"sink": sink, "window": window, "config": config}
 
 
-def lists() -> Iterator[tuple[Any, dict[str, Any]]]:
+def lists(*configs: GluonConfig) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Lists of tiles: none, all, one at either end, and at random."""
     generator = torch.Generator().manual_seed(0)
     tables = [torch.zeros(4, 16, 16), torch.ones(4, 16, 16), torch.eye(16).expand(4, 16, 16)]
     first, last = torch.zeros(4, 16, 16), torch.zeros(4, 16, 16)
     first[..., 0], last[:, :, 7] = 1, 1
     tables += [first, last, (torch.rand(4, 16, 16, generator=generator) < 0.3).float()]
-    for config in (GluonConfig(block_n=64, stages=2), GluonConfig(block_n=128, stages=3)):
+    for config in configs:
         for table in tables:
             for q_len, kv_len in ((512, 512), (300, 1000), (1, 60)):
                 lengths = {"q_len": q_len, "kv_len": kv_len, "head_dim": 64}
                 yield KEPT, lengths | {"kept": table.bool().contiguous(), "config": config}
 
 
-def others() -> Iterator[tuple[Any, dict[str, Any]]]:
+def others(config: GluonConfig | None) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Heads without any tile beside heads with many; strides; no partial tile; no tile at all."""
     for mask in (HEADS, STRIDED, None, k < 0):
         for q_len, kv_len in (*SIZES, *(LONGER if mask is not STRIDED else [])):
             values = {"window": 100} if mask is HEADS else {}
-            yield mask, {"q_len": q_len, "kv_len": kv_len} | values
+            yield mask, {"q_len": q_len, "kv_len": kv_len, "config": config} | values
+
+
+def several_others() -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The same from a persistent grid, and heads so large that there is one slot of queries."""
+    yield from others(SEVERAL)
+    for sizes, bulk_store in itertools.product(((256, 256), (192, 128), (64, 64)), (False, True)):
+        if bulk_store and sizes[0] != sizes[1]:
+            continue
+        config = replace(SEVERAL, bulk_store=bulk_store)
+        for (q_len, kv_len), mask in itertools.product([*SIZES, *LONGER], (k <= q, k < 0, None)):
+            lengths = {"q_len": q_len, "kv_len": kv_len, "config": config}
+            yield mask, lengths | {"head_dim": sizes[0], "value_dim": sizes[1]}
 
 
 def main(group: str) -> None:
     """Run a group of calls and compare each with float64."""
-    if group in CONFIGS:
-        cases = of_config(CONFIGS[group])
-    else:
-        cases = lists() if group == "lists" else others()
+    match group:
+        case "lists":
+            cases = lists(GluonConfig(block_n=64, stages=2), GluonConfig(block_n=128, stages=3))
+        case "several_lists":
+            cases = lists(SEVERAL)
+        case "others":
+            cases = others(None)
+        case "several_others":
+            cases = several_others()
+        case _:
+            cases = of_config(CONFIGS[group])
     shown: Any = None
     count = 0
     for count, (mask, options) in enumerate(cases, 1):

@@ -5,6 +5,7 @@ What the real thing leaves to hardware is made hostile here, so that a mistake i
 - a copy overwrites its slot at once with NaN, and brings the data some time later;
 - an asynchronous product reads its operands when it is issued and again when it is waited for, and
   must see the same both times: a slot filled too late, or handed back too early, fails;
+- a store through the copy engine does likewise, and writes when it is waited for;
 - a wait that nobody ends fails after a few seconds.
 
 Layouts mean nothing here; the compiler checks them (tests/compile).
@@ -329,14 +330,16 @@ class Machine:
         return found[0] if len(found) == 1 else found
 
     def tma_store(self, descriptor, coordinates, source):
-        self.state.stores.append((descriptor, coordinates, source, False))
+        self.state.stores.append((descriptor, coordinates, source, source.data.clone(), False))
 
     def tma_add(self, descriptor, coordinates, source):
-        self.state.stores.append((descriptor, coordinates, source, True))
+        self.state.stores.append((descriptor, coordinates, source, source.data.clone(), True))
 
     def store_wait(self, outstanding):
         while len(self.state.stores) > outstanding:
-            descriptor, coordinates, source, adds = self.state.stores.pop(0)
+            descriptor, coordinates, source, early, adds = self.state.stores.pop(0)
+            same = torch.equal(early.nan_to_num(), source.data.nan_to_num())
+            assert same, "memory changed while a store read it"
             descriptor.put(coordinates, source.data, adds=adds)
 
     def partition(self, function, arguments, errors):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from maskwright import b
 from maskwright import h
 from maskwright import k
 from maskwright import q
+from maskwright.codegen import gluon
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon_plan import gluon_request
 from maskwright.codegen.pipeline import compile_forward
@@ -32,6 +35,22 @@ CONFIGS = [
         *((2, 1, "consumer"), (2, 2, "consumer"), (2, 3, "consumer"), (2, 4, "producer")),
         *((3, 1, "producer"), (3, 2, "consumer")),
     )
+]
+PERSISTENT = [
+    GluonConfig(block_n=64, persistent=True, **options)
+    for options in (
+        {"programs": 1, "stages": 1},
+        {"programs": 3, "stages": 2, "bulk_store": True},
+        {"programs": 2, "stages": 3, "bulk_store": True, "first": "producer"},
+        {"programs": 3, "stages": 1, "bulk_store": True, "pingpong": "barrier"},
+        {"programs": 5, "stages": 3, "pingpong": "barrier"},
+        {"programs": 3, "stages": 2, "consumers": 3, "bulk_store": True, "pingpong": "barrier"},
+        {"programs": 1000, "stages": 2, "bulk_store": True},
+    )
+]
+PINGPONG = [
+    GluonConfig(block_n=64, stages=1, pingpong="barrier"),
+    GluonConfig(block_n=64, stages=3, consumers=3, pingpong="barrier"),
 ]
 ENTRIES = entries("small", heads=HEADS, kv_heads=KV_HEADS)
 
@@ -83,7 +102,7 @@ def run(mask, q_len, kv_len, *, config=None, score=None, sinks=None, sizes=(64, 
     return _judge(str(mask), "simulated", "", out, lse, truth, keep, sinks is not None)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("config", [*CONFIGS, *PERSISTENT, *PINGPONG], ids=str)
 def test_every_number_of_tiles(config):
     """0, 1, 2, 3 and many tiles; kinds of tiles missing first, in the middle and last."""
     for q_len, kv_len in ((1, 1), (64, 64), (130, 200), (200, 77)):
@@ -92,11 +111,12 @@ def test_every_number_of_tiles(config):
             assert report.ok, f"{q_len} {kv_len} {sink} {window} {report}"
 
 
+@pytest.mark.parametrize("config", [GluonConfig(block_n=64), PERSISTENT[1]], ids=["one", "several"])
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
-def test_catalogue(entry):
+def test_catalogue(entry, config):
     for q_len, kv_len in ((200, 333), (140, 77)):
         bindings = entry.bindings(1, HEADS, KV_HEADS, q_len, kv_len)
-        report = run(entry.mask, q_len, kv_len, config=GluonConfig(block_n=64), **bindings)
+        report = run(entry.mask, q_len, kv_len, config=config, **bindings)
         if report is None:
             pytest.skip("refused")
         assert report.ok, str(report)
@@ -105,8 +125,9 @@ def test_catalogue(entry):
 @pytest.mark.parametrize("kept", [torch.zeros, torch.ones, torch.rand])
 def test_lists_of_tiles(kept):
     table = kept(HEADS, 8, 8) > 0.6
-    report = run(KEPT, 300, 500, config=GluonConfig(block_n=64), kept=table)
-    assert report.ok, str(report)
+    for config in (GluonConfig(block_n=64), *PERSISTENT[:3]):
+        report = run(KEPT, 300, 500, config=config, kept=table)
+        assert report.ok, str(report)
 
 
 @pytest.mark.parametrize("mask", [k <= q, (k <= q) & (k >= 130), None, k < 0], ids=str)
@@ -123,13 +144,33 @@ def test_scores_and_sinks(mask):
     ):
         given = {x: y for x, y in values.items() if score is not None and x in str(score)}
         for given_sinks in (None, sinks):
-            report = run(mask, 200, 333, score=score, sinks=given_sinks, **given)
-            assert report.ok, f"{score} {report}"
+            for config in (None, PERSISTENT[1]):
+                report = run(mask, 200, 333, config=config, score=score, sinks=given_sinks, **given)
+                assert report.ok, f"{score} {config} {report}"
 
 
 @pytest.mark.parametrize("sizes", [(8, 8), (96, 40), (192, 128), (256, 256)])
 def test_head_sizes(sizes):
     assert run(k <= q, 150, 300, sizes=sizes).ok
+    # Several items: the largest heads leave room for one tile of queries, not two.
+    for bulk_store in (False, True):
+        config = GluonConfig(block_n=64, persistent=True, programs=3, bulk_store=bulk_store)
+        assert config.query_slots(*sizes) == (1 if sizes == (256, 256) else 2)
+        for mask in (k <= q, k < 0, (k <= q) & (q % 128 < 64)):
+            report = run(mask, 300, 120, sizes=sizes, config=config)
+            assert report is None or report.ok, str(report)
+
+
+@pytest.mark.parametrize("lengths", [(300, 300), (700, 40), (40, 700), (513, 1)])
+@pytest.mark.parametrize("mib", [32, 0])
+def test_every_item_is_computed_once(lengths, mib, monkeypatch):
+    """Whatever the number of programs and of sections of heads."""
+    monkeypatch.setattr(gluon, "_SECTION_MIB", mib)
+    for programs in (1, 2, 3, 5, 7, 8, 100):
+        config = GluonConfig(block_n=64, persistent=True, programs=programs, bulk_store=True)
+        for mask in (k <= q, None):
+            report = run(mask, *lengths, config=config)
+            assert report.ok, f"{programs} {report}"
 
 
 @pytest.mark.parametrize("sizes", [(64, 64), (40, 24)])
@@ -141,29 +182,74 @@ def test_results_through_the_copy_engine(sizes):
     assert run(k <= q, 64, 64, sizes=(128, 64), config=config) is None
 
 
+def alternate(source):
+    """Consumers of a simulated call issue the products of queries and keys one after the other."""
+    names = SIMULATOR.simulated(source)
+    issue, seen = names["warpgroup_mma"], []
+
+    def noted(*operands, use_acc=True, **options):
+        if not use_acc:
+            seen.append(threading.get_ident())
+        return issue(*operands, use_acc=use_acc, **options)
+
+    names["warpgroup_mma"] = noted
+    names["forward"](*(torch.randn(1, 3, 700, 64).half() for _ in range(3)))
+    return all(x != y for x, y in itertools.pairwise(seen))
+
+
+def test_consumers_take_turns():
+    one = GluonConfig(block_n=64, persistent=True, programs=1, pingpong="barrier")
+    sizes = {"dtype": "float16", "head_dim": 64, "value_dim": 64}
+    request, _ = gluon_request((k <= q).node, None, **sizes, config=one)
+    source = compile_forward(request).source
+    assert alternate(source)
+    free = source.replace("mbarrier.wait(turns.index(CONSUMER), turn_phase)", "pass")
+    assert not all(alternate(free) for _ in range(5))
+
+
 # -- the simulator finds what it is there for -----------------------------------------------------
-@pytest.mark.parametrize(
-    ("line", "instead"),
-    [
-        ("mbarrier.arrive(value_empty.index(value_slot), count=1)", "pass"),
-        ("mbarrier.wait(value_full.index(value_slot), value_phase)", "pass"),
-        ("phase = gl.where(slot == STAGES - 1, phase ^ 1, phase)", "pass"),
-        ("key_empty.index(stage), count=CONSUMERS)", "key_empty.index(stage), count=1)"),
-        ("mbarrier.wait(value_empty.index(slot), phase ^ 1)", "pass"),
-        ("warpgroup_mma_wait(1, deps=[products])", "warpgroup_mma_wait(2, [products])"),
-    ],
-)
-def test_mistakes_are_found(line, instead, monkeypatch):
+MISTAKES = [
+    ("mbarrier.arrive(value_empty.index(value_slot), count=1)", "pass"),
+    ("mbarrier.wait(value_full.index(value_slot), value_phase)", "pass"),
+    ("phase = gl.where(slot == STAGES - 1, phase ^ 1, phase)", "pass"),
+    ("key_empty.index(stage), count=CONSUMERS)", "key_empty.index(stage), count=1)"),
+    ("mbarrier.wait(value_empty.index(slot), phase ^ 1)", "pass"),
+    ("warpgroup_mma_wait(1, deps=[products])", "warpgroup_mma_wait(2, [products])"),
+]
+# Of several items, with few tiles each: the producer is then far ahead.
+MISTAKES_OF_ITEMS = [
+    ("mbarrier.wait(query_empty.index(consumer_id), (lap & 1) ^ 1)", "pass"),
+    ("mbarrier.wait(query_full.index(CONSUMER), lap & 1)", "pass"),
+    ("mbarrier.arrive(query_empty.index(CONSUMER), count=1)", "pass"),
+    ("mbarrier.arrive(value_empty.index(slot), count=1)", "pass"),
+    ("    tma.store_wait(0)", "    pass"),
+    ("        tma.store_wait(0)", "        pass"),
+    ("index((lap & 1) * CONSUMERS + CONSUMER)", "index(CONSUMER)"),
+]
+MISTAKES_OF_TURNS = [
+    ("mbarrier.arrive(turns.index((CONSUMER + 1) % CONSUMERS), count=1)", "pass"),
+    ("turn_phase = 1 if CONSUMER == 0 else 0", "turn_phase = 0"),
+]
+BROKEN = [
+    *((k <= q, CONFIGS[1], *x) for x in MISTAKES),
+    *(((k <= q) & (k < 64), PERSISTENT[1], *x) for x in MISTAKES_OF_ITEMS),
+    *((k <= q, PERSISTENT[1], *x) for x in MISTAKES),
+    *((k <= q, PERSISTENT[3], *x) for x in MISTAKES_OF_TURNS),
+]
+
+
+@pytest.mark.parametrize(("mask", "config", "line", "instead"), BROKEN)
+def test_mistakes_are_found(mask, config, line, instead, monkeypatch):
     request, _ = gluon_request(
-        (k <= q).node, None, dtype="float16", head_dim=64, value_dim=64, config=CONFIGS[1]
+        mask.node, None, dtype="float16", head_dim=64, value_dim=64, config=config
     )
     source = compile_forward(request).source
     assert line in source
     broken = SIMULATOR.simulated(source.replace(line, instead))
     monkeypatch.setattr(SIMULATOR, "SECONDS", 0.5)
-    tensors = [torch.randn(1, 1, 400, 64).half() for _ in range(3)]
+    tensors = [torch.randn(1, 3, 400, 64).half() for _ in range(3)]
     with pytest.raises(
-        (AssertionError, TimeoutError), match=r"forever|there|changed|runs|arrivals"
+        (AssertionError, TimeoutError), match=r"forever|there|changed|runs|arrivals|waited"
     ):
         often(broken["forward"], *tensors)
 

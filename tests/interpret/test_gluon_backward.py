@@ -20,7 +20,8 @@ from maskwright.runtime.api import Attention
 
 HEADS, KV_HEADS = 4, 2
 CONFIGS = [
-    GluonBackwardConfig(block_m, stages, links)
+    GluonBackwardConfig(block_m, stages, links, overlap=overlap)
+    for overlap in (False, True)
     for block_m in (64, 128)
     for stages, links in ((1, 1), (2, 1), (2, 2), (3, 1), (1, 2))
 ]
@@ -40,12 +41,24 @@ def simulator():
 SIMULATOR = simulator()
 
 
-def worst(mask, q_len, kv_len, *, config=None, score=None, sizes=(128, 128), apart=0.0, **values):
+def worst(
+    mask,
+    q_len,
+    kv_len,
+    *,
+    config=None,
+    score=None,
+    sizes=(128, 128),
+    heads=(HEADS, KV_HEADS),
+    apart=0.0,
+    section=None,
+    **values,
+):
     """Largest error of dq, dk and dv, relative; None if the template refuses."""
     torch.manual_seed(q_len + kv_len)
-    query = (apart + torch.randn(1, HEADS, q_len, sizes[0])).half()
-    key = (torch.randn(1, KV_HEADS, kv_len, sizes[0]) - apart).half()
-    value = torch.randn(1, KV_HEADS, kv_len, sizes[1]).half()
+    query = (apart + torch.randn(2, heads[0], q_len, sizes[0])).half()
+    key = (torch.randn(2, heads[1], kv_len, sizes[0]) - apart).half()
+    value = torch.randn(2, heads[1], kv_len, sizes[1]).half()
     given = {x: torch.as_tensor(y) if hasattr(y, "shape") else y for x, y in values.items()}
     found = Attention(mask, score=score)
     call = found.call(query, key, value, given, backend="reference")
@@ -66,15 +79,20 @@ def worst(mask, q_len, kv_len, *, config=None, score=None, sizes=(128, 128), apa
     loss = (out * grad_out.float()).sum() + (finite * grad_lse).sum()
     wanted = torch.autograd.grad(loss, leaves)
     options = {x.text: call.values[x.name] for x in compiled.plan.bindings}
-    backward = SIMULATOR.simulated(compiled.source)["backward"]
+    module = SIMULATOR.simulated(compiled.source)
+    if section is not None:
+        row_bytes = 6 * sizes[0] + 2 * sizes[1]
+        module |= {"SECTION_BYTES": section * row_bytes * q_len, "PROGRAMS": 1}
     tensors = (query, key, value, out.detach().half(), lse.detach(), grad_out)
-    made = backward(*tensors, grad_lse=grad_lse, **options)
+    made = module["backward"](*tensors, grad_lse=grad_lse, **options)
     assert made[-1] == {}
     pairs = zip(made[:3], wanted, strict=True)
     return max(float((x - y).norm() / y.norm().clamp_min(1e-6)) for x, y in pairs)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda x: f"{x.block_m}-{x.stages}-{x.links}")
+@pytest.mark.parametrize(
+    "config", CONFIGS, ids=lambda x: f"{x.block_m}-{x.stages}-{x.links}-{x.overlap}"
+)
 def test_every_ring(config: GluonBackwardConfig) -> None:
     """Tiles of queries: none, one, as many as slots, more; the end of keys and queries within."""
     width = 128 if config.block_m == 64 else 64
@@ -87,7 +105,7 @@ def test_every_ring(config: GluonBackwardConfig) -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=[x.name for x in ENTRIES])
 def test_catalogue(entry) -> None:
-    values = entry.bindings(1, HEADS, KV_HEADS, 200, 270)
+    values = entry.bindings(2, HEADS, KV_HEADS, 200, 270)
     found = worst(entry.mask, 200, 270, sizes=(64, 64), **values)
     assert found is None or found < 3e-3
     assert found is not None or "is_member" in str(entry.mask) or "isin" in str(entry.mask)
@@ -99,6 +117,13 @@ def test_scores_and_head_sizes() -> None:
     assert worst(k <= q, 200, 270, score=mw.s - 0.05 * (q - k), sizes=(128, 128)) < 3e-3
     assert worst(k <= q, 130, 130, sizes=(96, 40)) < 3e-3
     assert worst(k <= q, 130, 130, sizes=(128, 64)) < 3e-3
+
+
+@pytest.mark.parametrize("section", [1, 2, 4])
+def test_sections_of_heads(section: int) -> None:
+    for kv_len in (300, 128):
+        found = worst(k <= q, 150, kv_len, sizes=(64, 64), heads=(4, 4), section=section)
+        assert found < 3e-3
 
 
 def test_a_key_beyond_the_end_stays_out() -> None:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import bench
 from benchmarks import report
 from benchmarks import results
+from benchmarks import sweep
 from benchmarks import timing
 from benchmarks.gpu import slug
 from benchmarks.guard import attempt
@@ -146,6 +147,24 @@ class TestReport:
     def test_terminal_table(self, capsys):
         report.show(RESULT)
         assert "GPU 1, driver 1.2" in capsys.readouterr().out
+
+    def test_sweep_of_gluon_configs(self):
+        given = ["--gluon", '{"stages": [2, 3]}', "--gluon-backward", '{"overlap": [true, false]}']
+        names = list(sweep.contestants(sweep.parser().parse_args(given)))
+        assert names[0] == "gluon stages=2 backward overlap=True"
+        assert len(set(names)) == 4
+        parts = [sweep.parser().parse_args([*given, f"--part={i}/3"]) for i in range(3)]
+        assert sorted(x for part in parts for x in sweep.contestants(part)) == sorted(names)
+        (only,) = sweep.contestants(sweep.parser().parse_args(["--gluon", "{}"])).values()
+        assert (only.name, only.backend) == ("gluon", "gluon")
+
+    def test_sweep_of_training_steps_shows_both_parts(self):
+        part = {"ms": 1.0, "tflops": 400.0}
+        entry = {"status": "ok", "ms": 3.0, "tflops": 410.0, "forward": part, "backward": part}
+        case = {"name": "causal", "shape": {"seq": 64}, "contestants": {"gluon": entry}}
+        table = report.table_of(RESULT | {"kind": "sweep", "cases": [case]})
+        assert table.header[2:4] == ["forward", "backward"]
+        assert len(table.rows[0]) == len(table.header)
 
     def test_sweep_is_sorted(self):
         timed = {"status": "ok", "iqr": 0.0, "tflops": 1.0, "first_call_s": 2.0}

@@ -83,6 +83,9 @@ def test_explain_says_why():
         {"registers": 248},
         {"consumers": 3, "registers": 168},
         {"first": "nobody"},
+        {"pingpong": "named"},
+        {"programs": 4},
+        {"persistent": True, "programs": -1},
     ],
 )
 def test_configurations_that_do_not_exist(options):

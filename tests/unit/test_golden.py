@@ -17,6 +17,7 @@ import pytest
 
 import maskwright as mw
 from maskwright.codegen.describe import schedule_lines
+from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.schedule import derive
@@ -75,6 +76,17 @@ def test_source(name, golden):
 @pytest.mark.parametrize("name", ["causal", "a_shape", "document", "local_stride"])
 def test_gluon_source(name, golden):
     assert mw.source(catalogue_entry(name).mask, backend="gluon") == golden
+
+
+@pytest.mark.parametrize("name", ["causal", "document"])
+def test_gluon_backward_source(name, golden):
+    mask = catalogue_entry(name).mask
+    assert mw.source(mask, op="backward", backend="gluon") == golden
+
+
+def test_gluon_source_of_several_items(golden):
+    config = GluonConfig(first="producer", bulk_store=True, persistent=True, pingpong="barrier")
+    assert mw.source(mw.k <= mw.q, backend="gluon", config=config) == golden
 
 
 def test_gluon_source_with_score_and_sinks(golden):

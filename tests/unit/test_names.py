@@ -11,6 +11,7 @@ from maskwright import b
 from maskwright import h
 from maskwright import k
 from maskwright import q
+from maskwright.codegen.gluon import GluonConfig
 from maskwright.dsl.symbols import RESERVED
 
 SAMPLES = (
@@ -21,7 +22,11 @@ SAMPLES = (
 )
 KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]  # a list of tiles
 SEARCHED = (k // 64).isin(mw.table("found", ndim=3)[b, h])  # a search for every pair
-KINDS = ({"op": "forward"}, {"op": "backward"}, {"backend": "gluon"})
+SEVERAL = GluonConfig(block_n=64, persistent=True, pingpong="barrier", bulk_store=True)
+KINDS = (
+    *({"op": "forward"}, {"op": "backward"}, {"backend": "gluon"}),
+    {"backend": "gluon", "config": SEVERAL},
+)
 
 
 def used(source: str) -> set[str]:
@@ -38,7 +43,7 @@ def used(source: str) -> set[str]:
     return found
 
 
-def served(mask: mw.Expr, kind: dict[str, str]) -> bool:
+def served(mask: mw.Expr, kind: dict[str, object]) -> bool:
     """Gluon kernels follow no runtime lists."""
     return "backend" not in kind or mask is not SAMPLES[2]
 
