@@ -24,6 +24,7 @@ from maskwright.dsl.text import to_text
 
 SOURCE_FORMAT = 1
 _WORTH_A_NAME = 16  # characters
+_MET = {"crossed": "a listed diagonal crosses it", "filled": "listed diagonals fill it"}
 
 
 def brief(node: n.Node) -> str:
@@ -54,6 +55,7 @@ def show(schedule: Schedule) -> Shown:
     if schedule.closed:
         segments = [("partial", s) for s in schedule.partial]
         segments += [("full", s) for s in schedule.full]
+        segments += [("gather", s) for s in schedule.gather.segments] if schedule.gather else []
     else:
         segments = [("candidate", s) for s in schedule.visit]
     if schedule.tile.transposed:
@@ -91,7 +93,8 @@ def _renamed(segment: Segment, table: dict[n.Node, n.Node]) -> Segment:
     if period is not None:
         origin, width = (n.substitute(x, table) for x in (period.origin, period.width))
         period = Period(origin, period.period, width)
-    return Segment(n.substitute(segment.lo, table), n.substitute(segment.hi, table), period)
+    lo, hi = n.substitute(segment.lo, table), n.substitute(segment.hi, table)
+    return Segment(lo, hi, period, segment.met)
 
 
 def segment_text(segment: Segment) -> str:
@@ -100,21 +103,25 @@ def segment_text(segment: Segment) -> str:
     if segment.period is not None:
         p = segment.period
         text += f" where (tile - {brief(p.origin)}) mod {p.period} < {brief(p.width)}"
-    return text
+    return text if segment.met is None else f"{text} where {_MET[segment.met]}"
 
 
 def schedule_dicts(schedule: Schedule) -> list[dict[str, object]]:
     """The segments as plain values, in terms of the names of ``show``."""
     found = []
     originals = schedule.partial + schedule.full if schedule.closed else schedule.visit
+    originals += schedule.gather.segments if schedule.gather else ()
     for (kind, segment), original in zip(show(schedule).segments, originals, strict=True):
-        found.append(_segment_dict(segment, kind) | {"shape": _shape(schedule, original)})
+        shape = "columns" if kind == "gather" else _shape(schedule, original)
+        found.append(_segment_dict(segment, kind) | {"shape": shape})
     return found
 
 
 def _shape(schedule: Schedule, segment: Segment) -> str:
     if not schedule.closed:
         return "tile list"
+    if segment.met is not None:
+        return "diagonals"
     if any(isinstance(x, n.Search) for y in (segment.lo, segment.hi) for x in n.walk(y)):
         return "table-bounded"
     return "range" if segment.period is None else "strided"
@@ -126,6 +133,8 @@ def _segment_dict(segment: Segment, kind: str) -> dict[str, object]:
         found["period"] = segment.period.period
         found["origin"] = brief(segment.period.origin)
         found["width"] = brief(segment.period.width)
+    if segment.met is not None:
+        found["where"] = _MET[segment.met]
     return found
 
 
@@ -133,7 +142,13 @@ def schedule_lines(schedule: Schedule) -> list[str]:
     """The schedule, one line a segment, then its names. Bounds count key tiles."""
     shown = show(schedule)
     lines = [] if schedule.closed else ["tiles from a compact list, built on the device"]
-    lines += [f"{kind:9} {segment_text(s)}" for kind, s in shown.segments]
+    if schedule.listed:
+        lines.append("runtime lists, put in order on the device")
+    listed = f" columns {brief(schedule.gather.member)}, unless visited" if schedule.gather else ""
+    lines += [
+        f"{kind:9} {segment_text(s)}{listed if kind == 'gather' else ''}"
+        for kind, s in shown.segments
+    ]
     lines += [f"  {name} = {text}" for name, text in shown.names]
     if not schedule.closed:
         lines += [f"reason    {r}" for r in dict.fromkeys(schedule.reasons)]

@@ -144,6 +144,25 @@ TAKEN = frozenset(
         "bounds_kernel",
         "tile_list_kernel",
         "head_dim",
+        "compact_kernel",
+        "mark_kernel",
+        "at",
+        "bit",
+        "bits",
+        "column",
+        "count",
+        "crossed",
+        "diagonal",
+        "entry",
+        "filled",
+        "high",
+        "low",
+        "met",
+        "phase",
+        "taken",
+        "wanted",
+        "word",
+        "words",
     ]
 )
 TAKEN |= frozenset(
@@ -191,8 +210,8 @@ TAKEN |= frozenset(
 # Families of names: of the templates, what the compiler numbers, and what belongs to a table.
 _FAMILIES = re.compile(
     r"(stride|grad|partial|full|visit|row|query|key|value|lane|first|start|k|lse|delta|list"
-    r"|acc|all|consumer|gl|out|scores|sum|weights)_\w*"
-    r"|(partial|full|visit)\d+_\w+|(c|t|row|sum|bound)\d+|[A-Z][A-Z0-9_]*"
+    r"|acc|all|consumer|gl|out|scores|sum|weights|bit|bits|col|diag|gather|listed)_\w*"
+    r"|(partial|full|visit|gather|near)\d+_\w+|(c|t|row|sum|bound)\d+|[A-Z][A-Z0-9_]*"
     r"|\w+_((size|stride)\d+|sorted|steps|head)|\w*_"
 )
 

@@ -12,9 +12,11 @@ from maskwright.codegen.describe import brief
 from maskwright.codegen.describe import schedule_dicts
 from maskwright.codegen.describe import schedule_lines
 from maskwright.codegen.describe import show
+from maskwright.codegen.listed import schedule_of
+from maskwright.codegen.listed_walk import ListedWalk
+from maskwright.codegen.listed_walk import prepared_bytes
 from maskwright.codegen.plan import searches_of
 from maskwright.codegen.schedule import Schedule
-from maskwright.codegen.schedule import derive
 from maskwright.codegen.schedule import derive_row
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
@@ -26,6 +28,7 @@ from maskwright.dsl.evaluate import grid
 
 _CHUNK = 1 << 16  # rows evaluated at a time
 _EXACT_LIMIT = 1 << 31  # pairs evaluated one by one where no closed form counts them
+_LISTED_CHUNK = 16  # query tiles evaluated at a time against all tiles of keys
 _SAMPLES = 64  # query tiles looked at beyond that limit
 
 
@@ -42,7 +45,10 @@ class Explanation:
     lines: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """schedule (over names), closed_form, table_bytes, pairs, density, tiles, flops, empty_rows, reasons."""
+        """schedule (over names), closed_form, table_bytes, pairs, density, tiles, flops, empty_rows, reasons.
+
+        With runtime lists (``listed``): ``gathered`` columns, counted once a query tile.
+        """
         return dict(self.data)
 
     def __str__(self) -> str:
@@ -50,6 +56,8 @@ class Explanation:
         tiles = d["tiles"]
         every = sum(tiles.values()) or 1
         kind = "closed form" if d["closed_form"] else "general path (announced)"
+        kind = "runtime lists, prepared on the device" if d["listed"] else kind
+        columns = [f"gathered  {d['gathered']:,} columns"] if d["listed"] else []
         shape = f"B {d['batch']}, H {d['heads']}/{d['kv_heads']}, Sq {d['q_len']}, Sk {d['kv_len']}"
         return "\n".join(
             [
@@ -59,6 +67,7 @@ class Explanation:
                 *(f"  {line}" for line in self.lines),
                 f"pairs     {d['pairs']:,} of {d['pairs_dense']:,} (density {d['density']:.4%})",
                 "tiles     " + ", ".join(f"{k} {v:,} ({v / every:.2%})" for k, v in tiles.items()),
+                *columns,
                 f"flops     {d['flops']:.4g} forward at head_dim {d['head_dim']}",
                 f"rows      {d['empty_rows']:,} without any key",
                 *(f"note      {r}" for r in d["reasons"]),
@@ -70,12 +79,12 @@ def explain_call(
     mask: n.Node, call: Call, tile: TileShape, head_dim: int, notes: tuple[str, ...] = ()
 ) -> Explanation:
     """Explain a mask for checked runtime values; ``notes`` join the reasons."""
-    schedule = derive(mask, tile, tail=False)
-    shown = derive(mask, tile)  # as the kernel runs it: a ragged last tile counts as partial
+    schedule = schedule_of(mask, tile, tail=False)
+    shown = schedule_of(mask, tile)  # as the kernel runs it: a ragged last tile counts as partial
     small, repeat = _distinct(mask, call)
     reasons = [*schedule.reasons, *notes]
     pairs, empty, sampled = _pairs(mask, small, tile)
-    full, partial, sampled_tiles = _tiles(mask, schedule, small)
+    full, partial, gathered, sampled_tiles = _tiles(mask, schedule, small)
     if sampled or sampled_tiles:
         reasons.append(f"counts are estimated from {_SAMPLES} query tiles: no closed form")
     every = call.q_tiles(tile) * call.kv_tiles(tile) * call.batch * call.heads
@@ -92,7 +101,9 @@ def explain_call(
         "head_dim": head_dim,
         "schedule": schedule_dicts(shown),
         "names": dict(show(shown).names),
-        "closed_form": schedule.closed,
+        "closed_form": schedule.closed and not schedule.listed,
+        "listed": schedule.listed,
+        "gathered": gathered * repeat,
         "table_bytes": _table_bytes(schedule, small, (full + partial)),
         "pairs": pairs * repeat,
         "pairs_dense": dense,
@@ -168,17 +179,31 @@ def _pairs_one_by_one(mask: n.Node, call: Call) -> tuple[int, int, bool]:
     return round(pairs * scale), round(empty * scale), scale != 1.0
 
 
-def _tiles(mask: n.Node, schedule: Schedule, call: Call) -> tuple[int, int, bool]:
-    """(full tiles, partial tiles, whether they are estimates)."""
+def _tiles(mask: n.Node, schedule: Schedule, call: Call) -> tuple[int, int, int, bool]:
+    """(full tiles, partial tiles, gathered columns, whether they are estimates)."""
+    if schedule.listed:
+        return _tiles_of_lists(schedule, call)
     if not schedule.closed:
-        return _tiles_one_by_one(mask, schedule.tile, call)
+        full, partial, sampled = _tiles_one_by_one(mask, schedule.tile, call)
+        return full, partial, 0, sampled
     shape = (call.batch, call.heads)
     full = partial = 0
     for tiles in _chunks(call.q_tiles(schedule.tile), _CHUNK):
         env = call.env(schedule.tile, tiles)
         full += int(np.broadcast_to(count(schedule.full, env), (*shape, len(tiles))).sum())
         partial += int(np.broadcast_to(count(schedule.partial, env), (*shape, len(tiles))).sum())
-    return full, partial, False
+    return full, partial, 0, False
+
+
+def _tiles_of_lists(schedule: Schedule, call: Call) -> tuple[int, int, int, bool]:
+    walk = ListedWalk(schedule, call)
+    full = partial = gathered = 0
+    for tiles in _chunks(call.q_tiles(schedule.tile), _LISTED_CHUNK):
+        met = walk.meets(tiles)
+        full += int(met.full.sum())
+        partial += int(met.partial.sum())
+        gathered += int((met.gathered * walk.columns).sum())
+    return full, partial, gathered, False
 
 
 def _tiles_one_by_one(mask: n.Node, tile: TileShape, call: Call) -> tuple[int, int, bool]:
@@ -196,7 +221,8 @@ def _tiles_one_by_one(mask: n.Node, tile: TileShape, call: Call) -> tuple[int, i
 
 def _table_bytes(schedule: Schedule, call: Call, tiles: int) -> int:
     """Bytes of what the device computes before the kernel."""
-    shown = schedule.partial + schedule.full if schedule.closed else schedule.visit
     rows = call.batch * call.heads * call.q_tiles(schedule.tile)
-    searches = 4 * len(searches_of(shown)) * rows
+    searches = 4 * len(searches_of(schedule.walked)) * rows
+    if schedule.listed:
+        return searches + prepared_bytes(schedule, call, call.heads)
     return searches + (0 if schedule.closed else 4 * tiles + (8 + 4 + 8) * rows)

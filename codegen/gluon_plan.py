@@ -13,6 +13,7 @@ from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_backward import default_gluon_backward
 from maskwright.codegen.gluon_backward import unfit_backward
 from maskwright.codegen.granule import granule
+from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan import WalkPlan
 from maskwright.codegen.plan import plan_forward
@@ -83,6 +84,8 @@ def _unfit_sizes(request: Request, config: GluonConfig) -> str:
 
 
 def _unfit_mask(request: Request, config: GluonConfig) -> str:
+    if schedule_of(request.mask, request.tile).listed:
+        return "runtime lists of columns and diagonals are followed by the Triton kernel only"
     plan = plan_forward(request)
     if plan.tile_list is not None and config.consumers == 3:
         return "a list of tiles needs a power of two of queries a tile: two consumers"

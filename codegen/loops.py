@@ -92,6 +92,8 @@ def emit_loop(name: str, segments: tuple[Segment, ...], emitter: Emitter) -> Loo
 
 
 def _simple(segment: Segment) -> bool:
+    if segment.met is not None:
+        return False
     return segment.period is None or segment.period.width is const(1)
 
 
@@ -115,6 +117,8 @@ def _strided_start(name: str, segment: Segment, emitter: Emitter) -> tuple[str, 
 def _mapped(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
     """(text of the number of tiles, text of the tile with a placeholder for the step)."""
     period = segment.period
+    if segment.met is not None:
+        return _met(name, segment, emitter)
     if period is None:
         lo = emitter.emit(segment.lo, PROGRAM)
         count = emitter.emit(sub(segment.hi, segment.lo), PROGRAM)
@@ -135,3 +139,20 @@ def _mapped(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
     safe = width if isinstance(period.width, n.Const) else f"{emitter.library}.maximum({width}, 1)"
     tile = f"{origin} - {size} + {place} // {safe} * {size} + {place} % {safe}"
     return f"{name}_to - {name}_from", tile
+
+
+def _met(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
+    """Tiles that listed diagonals meet. They are listed by their distance back from `diag_tile`.
+
+    `diag_ranks` has, for each distance, how many listed ones are shorter.
+    """
+    second = segment.met == "filled"
+    ranks = "diag_ranks" + (" + diag_count" if second else "")
+    lines = emitter.lines[PROGRAM]
+    for end, node in (("from", segment.hi), ("to", segment.lo)):
+        back = "" if node is const(0) else f" - {emitter.emit(node, PROGRAM)}"
+        lines.append(f"{name}_{end} = tl.load({ranks} + {2 if second else 1}{back})")
+    tiles = "diag_tiles" + (" + diag_count" if second else "")
+    # Other steps of the loop are other segments': their reads must stay inside, too.
+    entry = f"tl.minimum(tl.maximum({name}_from + {{step}}, 0), diag_count - 1)"
+    return f"{name}_to - {name}_from", f"diag_tile - tl.load({tiles} + {entry})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from functools import lru_cache
 from typing import Generic
@@ -16,6 +17,7 @@ from maskwright.codegen.describe import SOURCE_FORMAT
 from maskwright.codegen.describe import brief
 from maskwright.codegen.describe import schedule_lines
 from maskwright.codegen.granule import granule
+from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan import WalkPlan
 from maskwright.codegen.plan import plan_forward
@@ -25,6 +27,7 @@ from maskwright.codegen.plan_backward import plan_backward
 from maskwright.codegen.render import render_backward
 from maskwright.codegen.render import render_forward
 from maskwright.codegen.schedule import Schedule
+from maskwright.codegen.tile import TileShape
 from maskwright.dsl import nodes as n
 from maskwright.dsl.text import to_text
 
@@ -98,7 +101,7 @@ def choose_config(
     aligned: bool = True,
 ) -> KernelConfig:
     """The heuristic's configuration for a mask: tiles that fit the mask's own blocks."""
-    return default_config(
+    config = default_config(
         arch=arch,
         dtype=dtype,
         head_dim=head_dim,
@@ -107,6 +110,13 @@ def choose_config(
         granule=granule(mask),
         aligned=aligned,
     )
+    listed = schedule_of(mask, TileShape(config.block_m, config.block_n)).listed
+    # Addresses of gathered keys take registers: four warps of 128 queries spill (ptxas 12.8).
+    return replace(config, num_warps=8, num_stages=3) if listed and _wide(config) else config
+
+
+def _wide(config: KernelConfig) -> bool:
+    return config.block_m >= 128 and config.num_warps == 4
 
 
 def slug(mask: n.Node) -> str:

@@ -18,6 +18,7 @@ from maskwright.codegen.emit import safe_name
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon import GluonTemplate
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
+from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.loops import Loop
 from maskwright.codegen.loops import emit_loop
 from maskwright.codegen.loops import roots
@@ -25,6 +26,12 @@ from maskwright.codegen.normal import AtLeast
 from maskwright.codegen.normal import TooManyClausesError
 from maskwright.codegen.normal import clauses
 from maskwright.codegen.normal import implied
+from maskwright.codegen.plan_listed import ListedPlan
+from maskwright.codegen.plan_listed import members_of
+from maskwright.codegen.plan_listed import name_members
+from maskwright.codegen.plan_listed import plan_gather
+from maskwright.codegen.plan_listed import plan_listed
+from maskwright.codegen.plan_listed import with_keep
 from maskwright.codegen.prove import Prover
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
@@ -123,6 +130,7 @@ class WalkPlan:
         score_lines, score: likewise for the score expression, in both loops.
         slope: derivative of the score expression by ``s``; empty where it is 1.
         table_gradients: derivatives by the reads of float tables.
+        bounds, tile_list, listed: what is computed on the device before the kernel.
         helpers, prepare_helpers: device functions of this kernel, and of those before it.
         backward: the kernel computes gradients.
     """
@@ -142,6 +150,7 @@ class WalkPlan:
     table_gradients: tuple[TableGradient, ...]
     bounds: BoundsPlan | None
     tile_list: ListPlan | None
+    listed: ListedPlan | None
     helpers: frozenset[str]
     prepare_helpers: frozenset[str]
     backward: bool
@@ -154,7 +163,7 @@ class WalkPlan:
     @property
     def prepares(self) -> bool:
         """Work on the device precedes the kernel."""
-        return self.bounds is not None or self.tile_list is not None
+        return any(x is not None for x in (self.bounds, self.tile_list, self.listed))
 
 
 def plan_forward(request: Request) -> WalkPlan:
@@ -169,29 +178,34 @@ def plan_walk(request: Request, tile: TileShape, *, gradients: bool = False) -> 
         tile: shape of the tiles; transposed if keys stay.
         gradients: derivatives of the score are needed, too.
     """
-    schedule = derive(request.mask, tile)
+    lists = not gradients and not isinstance(request.config, GluonTemplate)
+    schedule = (schedule_of if lists else derive)(request.mask, tile)
     emitter = _emitter(tile)
     emitter.library = "gl" if isinstance(request.config, GluonTemplate) else "tl"
-    shown = schedule.partial + schedule.full if schedule.closed else schedule.visit
-    searches = searches_of(shown)
+    searches = searches_of(schedule.walked)
     _name_searches(emitter, searches)
-    segments = shown if schedule.closed else ()
+    name_members(schedule, emitter)
+    segments = schedule.walked if schedule.closed else ()
     emitter.count_uses([*roots(segments), request.mask])
     if schedule.closed:
         partial = emit_loop("partial", schedule.partial, emitter)
         full = emit_loop("full", schedule.full, emitter)
     else:
         partial, full = _listed(emitter)
+    gather = plan_gather(schedule, emitter)
     keep = "" if partial is None else _keep(emitter, request.mask)
     tile_lines = tuple(emitter.lines[TILE])
+    gather = gather and with_keep(gather, schedule, emitter)
     score = plan_score(emitter, request.score, gradients=gradients)
     bounds = _plan_bounds(request, tile, searches)
     tile_list = None if schedule.closed else _plan_list(request, schedule, searches)
-    prepares = (part[1] for part in (bounds, tile_list) if part)
+    per_head = _per_head(members_of(schedule))
+    listed = plan_listed(schedule, emitter, gather, per_head=per_head)
+    prepares = (part[1] for part in (bounds, tile_list, listed) if part)
     return WalkPlan(
         request=request,
         schedule=schedule,
-        bindings=bindings_of(request),
+        bindings=bindings_of(request, members_of(schedule)),
         setup=tuple(emitter.lines[PROGRAM]),
         rows=tuple(emitter.lines[ROW]),
         partial=partial,
@@ -204,6 +218,7 @@ def plan_walk(request: Request, tile: TileShape, *, gradients: bool = False) -> 
         table_gradients=score.table_gradients,
         bounds=bounds[0] if bounds else None,
         tile_list=tile_list[0] if tile_list else None,
+        listed=listed[0] if listed else None,
         helpers=frozenset(emitter.helpers),
         prepare_helpers=frozenset().union(*prepares),
         backward=gradients,
@@ -219,12 +234,17 @@ def _emitter(tile: TileShape, *, search_steps: bool = False) -> Emitter:
     return emitter
 
 
-def bindings_of(request: Request) -> tuple[Binding, ...]:
-    """Runtime values of mask and score: params first, then tables, by name."""
+def bindings_of(request: Request, bits: tuple[n.Member, ...] = ()) -> tuple[Binding, ...]:
+    """Runtime values of mask and score: params first, then tables, by name.
+
+    Args:
+        bits: memberships that need no sorted list.
+    """
     nodes = [request.mask] + ([request.score] if request.score is not None else [])
     params = {p.name for node in nodes for p in n.params(node)}
     tables = {t.name: t for node in nodes for t in n.tables(node)}
-    lists = {x.row.table.name for node in nodes for x in n.walk(node) if isinstance(x, n.Member)}
+    members = {x for node in nodes for x in n.walk(node) if isinstance(x, n.Member)}
+    lists = {x.row.table.name for x in members.difference(bits)}
     return (
         *(Binding(name, safe_name(name)) for name in sorted(params)),
         *(

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
+from typing import TypeAlias
 
 from maskwright.codegen.algebra import const
 from maskwright.codegen.normal import Clause
@@ -34,14 +36,47 @@ from maskwright.dsl import nodes as n
 
 MAX_RANGES = 10
 
+# Tiles that listed diagonals cross, or that they fill.
+Met: TypeAlias = Literal["crossed", "filled"]
+
 
 @dataclass(frozen=True)
 class Segment:
-    """Tiles ``lo <= j < hi``; with a period only those with ``(j - origin) mod period < width``."""
+    """Tiles ``lo <= j < hi``; with a period only those with ``(j - origin) mod period < width``.
+
+    With ``met`` only those that listed diagonals cross or fill.
+    """
 
     lo: n.Node
     hi: n.Node
     period: Period | None = None
+    met: Met | None = None
+
+
+@dataclass(frozen=True)
+class Diagonals:
+    """A runtime list of diagonals: pairs with ``(q - k + shift)`` among the entries of a row."""
+
+    member: n.Member
+    shift: int
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Listed columns that lie in no visited tile: their keys are loaded by index.
+
+    Attributes:
+        member: ``k.isin(row)``.
+        segments: tiles whose listed columns are gathered, unless the tile is visited for a
+            listed diagonal.
+        near: tiles among which those that a listed diagonal meets are visited.
+        keep: which pairs of a listed column are attended.
+    """
+
+    member: n.Member
+    segments: tuple[Segment, ...]
+    near: tuple[Segment, ...]
+    keep: n.Node
 
 
 @dataclass(frozen=True)
@@ -55,6 +90,7 @@ class Schedule:
         visit: all tiles that may hold an attended pair.
         closed: False if ``visit`` is only a superset: the kernel then takes a list of tiles.
         reasons: why it is not closed, or not exact.
+        diagonals, gather: runtime lists that the kernel walks along (see ``listed``).
     """
 
     tile: TileShape
@@ -63,6 +99,22 @@ class Schedule:
     visit: tuple[Segment, ...]
     closed: bool
     reasons: tuple[str, ...]
+    diagonals: Diagonals | None = None
+    gather: Gather | None = None
+
+    @property
+    def listed(self) -> bool:
+        """Runtime lists of columns or diagonals are prepared on the device."""
+        return self.diagonals is not None or self.gather is not None
+
+    @property
+    def walked(self) -> tuple[Segment, ...]:
+        """Segments whose bounds the kernel (or that which lists its tiles) computes."""
+        if not self.closed:
+            return self.visit
+        gather = self.gather
+        columns = () if gather is None else gather.segments + gather.near
+        return self.partial + self.full + columns
 
 
 @lru_cache(maxsize=512)
@@ -166,4 +218,4 @@ def _everything(tile: TileShape, algebra: TileAlgebra, reason: str) -> Schedule:
     return Schedule(tile, whole, (), whole, closed=False, reasons=(reason,))
 
 
-__all__ = ["Clause", "Schedule", "Segment", "derive", "derive_row"]
+__all__ = ["Clause", "Diagonals", "Gather", "Schedule", "Segment", "derive", "derive_row"]

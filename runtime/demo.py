@@ -147,6 +147,7 @@ def _summary(
     for result in results:
         built, found = result["build"], result["schedule"]
         kind = "closed form" if found["closed_form"] else "tile list"
+        kind = "runtime lists" if found["listed"] else kind
         verdict = "agrees" if result["check"]["ok"] else "DIFFERS"
         resources = [built.get(key) for key in ("registers", "stack_bytes", "shared_bytes")]
         rows.append([result["name"], kind, float(found["density"]), verdict, *resources])

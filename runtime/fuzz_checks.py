@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from maskwright.codegen.api import explain
 from maskwright.codegen.api import inside
+from maskwright.codegen.listed import derive_listed
+from maskwright.codegen.listed_walk import ListedWalk
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
 from maskwright.codegen.schedule import derive
@@ -93,6 +95,9 @@ def check_tiles(case: Case) -> None:
         for tail in (True, False):
             schedule = derive(node, tile, tail=tail)
             _check_schedule(schedule, call, dense, tail=tail)
+            listed = derive_listed(node, tile, tail=tail)
+            if listed is not None and listed.listed:
+                check_lists(listed, call, dense, tail=tail)
         tile = TileShape(*block, inside=within, transposed=True)
         _check_schedule(derive(node, tile), call, np.swapaxes(dense, 2, 3), tail=False)
 
@@ -139,6 +144,25 @@ def _check_schedule(schedule: Schedule, call: Call, dense: Bools, *, tail: bool)
     _require(both.sum(-1) == counted, "count of tiles differs from the visits", where)
 
 
+def check_lists(schedule: Schedule, call: Call, dense: Bools, *, tail: bool) -> None:
+    """Runtime lists: each attended pair lies in one visited tile or in one gathered column."""
+    tile, walk = schedule.tile, ListedWalk(schedule, call)
+    numbers = np.arange(call.q_tiles(tile))
+    some, every = tiles_of(dense, tile, tail=tail)
+    where = f"lists, tile {tile}, tail {tail}"
+    _check_bounds(schedule.walked, call.env(tile, numbers), call.kv_tiles(tile), where)
+    met = walk.meets(numbers)
+    visited = met.full + met.partial
+    _require(visited <= 1, "tile visited twice", where)
+    _require((met.full == 0) | every, "tile wrongly full", where)
+    _require((visited == 0) | ~met.gathered, "column of a visited tile gathered", where)
+    _require((visited > 0) | met.gathered | ~some, "tile wrongly skipped", where)
+    seen = np.repeat(np.repeat(visited > 0, tile.block_m, 2), tile.block_n, 3)
+    left = dense & ~seen[:, :, : call.q_len, : call.kv_len]
+    listed = walk.flags()[..., None, : call.kv_len]
+    _require(~left | listed, "pair outside the visited tiles is in no listed column", where)
+
+
 def _check_bounds(segments: tuple[Segment, ...], env: Any, end: int, where: str) -> None:
     """Kernels and lists step through ``hi - lo`` tiles of [0, end): lo <= hi always."""
     for segment in segments:
@@ -161,7 +185,8 @@ def check_counts(case: Case) -> None:
     some, every = tiles_of(dense, TileShape(*tile), tail=False)
     tiles = told["tiles"]
     _require(tiles["full"] <= every.sum(), "full tiles of explain", str(tiles))
-    _require(tiles["skipped"] <= (~some).sum(), "skipped tiles of explain", str(tiles))
+    if not told["listed"]:  # else columns of other tiles are gathered
+        _require(tiles["skipped"] <= (~some).sum(), "skipped tiles of explain", str(tiles))
     _require(sum(tiles.values()) == some.size, "tiles of explain do not add up", str(tiles))
 
 

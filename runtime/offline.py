@@ -160,6 +160,8 @@ def _signature(
 
 _FIXED = {"lse": "*fp32", "delta": "*fp32", "sinks": "*fp32", "scale": "fp32", "bounds": "*i32"}
 _FIXED |= {"tile_list": "*i32", "list_starts": "*i64", "list_partial": "*i32"}
+_FIXED |= dict.fromkeys(("listed_bits", "col_list", "col_rank"), "*i32")
+_FIXED |= dict.fromkeys(("diag_list", "diag_rank", "diag_met"), "*i32")
 _LAYOUTS = {"query": "QUERY_LAYOUT", "key": "KEY_LAYOUT", "value": "VALUE_LAYOUT"}
 _LAYOUTS |= {"grad_out": "GRAD_LAYOUT", "query_sums": "SUMS_LAYOUT"}
 _LAYOUTS |= {"lse": "ROW_LAYOUT", "delta": "ROW_LAYOUT"}
@@ -181,6 +183,8 @@ def _type(name: str, plan: WalkPlan, pads: tuple[int, int]) -> str:
                 length = ROWS
             size = pads[name in ("value", "grad_out")]
             return f"tensordesc<{element[1:]}[1, 1, {length}, {size}]>" if bulk else element
+        case "key_data" | "value_data":
+            return element
         case "lse" | "delta" if isinstance(config, GluonBackwardConfig):
             return f"tensordesc<fp32[{config.block_m}]>"
         case "lse" | "delta" if bulk and plan.backward:

@@ -8,8 +8,12 @@ import pytest
 
 from maskwright import MaskwrightError
 from maskwright import patterns
+from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.pipeline import compile_forward
+from maskwright.codegen.plan import Request
 from maskwright.runtime.cli import main
 from maskwright.runtime.cross import cross_compile
+from maskwright.runtime.offline import build
 
 MASKS = {
     "full": patterns.full(),
@@ -47,6 +51,23 @@ def test_other_targets(arch, dtype):
         for report in cross_compile(patterns.causal(), arch, op=op, dtype=dtype, head_dim=64):
             assert report.arch == arch
             assert report.shared_bytes <= report.shared_limit
+
+
+def test_runtime_lists_keep_their_registers():
+    for mask in (patterns.vertical_slash(), patterns.vertical_slash() | patterns.a_shape(64, 1024)):
+        (report,) = cross_compile(mask, "sm_90")
+        assert report.stack_bytes == 0, str(report)
+
+
+@pytest.mark.parametrize("block", [(128, 64), (16, 64)], ids=str)
+def test_the_preparation_of_runtime_lists(block):
+    node = patterns.vertical_slash().node
+    config = KernelConfig(*block, 4, 2)
+    made = compile_forward(Request(node, None, "bfloat16", 64, 64, True, False, config))
+    for kernel in ("mark_kernel", "compact_kernel"):
+        pads = made.plan.request.pads
+        report = build(made.plan, pads, made.source, made.name, "sm_90", kernel)
+        assert (report.stack_bytes, report.registers > 0) == (0, True), str(report)
 
 
 def test_the_causal_backward_keeps_its_registers():

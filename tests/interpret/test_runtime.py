@@ -18,6 +18,7 @@ from maskwright.runtime import device
 COLS = mw.table("cols", ndim=3)
 DOC = mw.table("doc", ndim=2, sorted=True)
 SLASH = (k <= q) & (k.isin(COLS[b, h]) | (q - k < 5))
+SEARCHED = (k <= q) & ((k + 1).isin(COLS[b, h]) | (q - k < 5))
 IN_DOCUMENT = (k <= q) & (DOC[b, q] == DOC[b, k])
 
 
@@ -65,9 +66,11 @@ def test_equal_masks_share_a_kernel(attend):
 
 # -- prepare --------------------------------------------------------------------------------------
 @pytest.mark.filterwarnings("ignore::maskwright.MaskwrightWarning")
-@pytest.mark.parametrize("mask", [SLASH, IN_DOCUMENT], ids=["tile list", "table bounds"])
+@pytest.mark.parametrize(
+    "mask", [SLASH, SEARCHED, IN_DOCUMENT], ids=["columns", "tile list", "table bounds"]
+)
 def test_prepared_work_is_shared(attend, mask, monkeypatch):
-    values = {"cols": cols()} if mask is SLASH else {"doc": torch.arange(70)[None] // 20}
+    values = {"cols": cols()} if mask is not IN_DOCUMENT else {"doc": torch.arange(70)[None] // 20}
     first, second = attend.inputs(50, 70), attend.inputs(50, 70, seed=1)
     prepared = mw.prepare(mask, first[0], first[1], backend="interpret", **values)
     assert prepared.nbytes > 0
@@ -97,16 +100,16 @@ def test_the_general_path_is_announced_once(attend):
     device.announce.cache_clear()
     tensors = attend.inputs(50, 70)
     with pytest.warns(mw.MaskwrightWarning, match="no closed form"):
-        mw.attention(*tensors, SLASH, backend="interpret", cols=cols())
+        mw.attention(*tensors, SEARCHED, backend="interpret", cols=cols())
     with warnings.catch_warnings():
         warnings.simplefilter("error", mw.MaskwrightWarning)
-        mw.attention(*tensors, SLASH, backend="interpret", cols=cols(1))
+        mw.attention(*tensors, SEARCHED, backend="interpret", cols=cols(1))
 
 
 def test_strict_refuses_the_general_path(attend, monkeypatch):
     monkeypatch.setenv("MASKWRIGHT_STRICT", "1")
     with pytest.raises(mw.StrictError, match="isin") as caught:
-        mw.attention(*attend.inputs(50, 70), SLASH, backend="interpret", cols=cols())
+        mw.attention(*attend.inputs(50, 70), SEARCHED, backend="interpret", cols=cols())
     assert "MASKWRIGHT_STRICT" in str(caught.value)
     mw.attention(*attend.inputs(50, 70), k <= q, backend="interpret")
 

@@ -21,6 +21,7 @@ SAMPLES = (
     mw.patterns.local_stride(block=64, local_blocks=2, stride=4),
 )
 KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]  # a list of tiles
+SEARCHED = (k // 64).isin(mw.table("found", ndim=3)[b, h])  # a search for every pair
 SEVERAL = GluonConfig(block_n=64, persistent=True, pingpong="barrier", bulk_store=True)
 KINDS = (
     *({"op": "forward"}, {"op": "backward"}, {"backend": "gluon"}),
@@ -42,8 +43,19 @@ def used(source: str) -> set[str]:
     return found
 
 
+def served(mask: mw.Expr, kind: dict[str, object]) -> bool:
+    """Gluon kernels follow no runtime lists."""
+    return "backend" not in kind or mask is not SAMPLES[2]
+
+
 NAMES = sorted(
-    {name for mask in (*SAMPLES, KEPT) for kind in KINDS for name in used(mw.source(mask, **kind))}
+    {
+        name
+        for mask in (*SAMPLES, KEPT, SEARCHED)
+        for kind in KINDS
+        if served(mask, kind)
+        for name in used(mw.source(mask, **kind))
+    }
     - RESERVED
 )
 

@@ -1,0 +1,177 @@
+"""Runtime lists of columns and diagonals: tiles that are visited, and columns that are gathered.
+
+Let c say that a key is a listed column and s that a pair lies on a listed diagonal, and write the
+mask as f(c, s). If neither occurs negated, f only grows with them, and
+
+    f(c, s)  =  f(0, 0)  or  s & f(0, 1)  or  c & f(1, s)
+
+The first part is static: ranges of tiles, as ever. Of the second, the tiles inside the ranges of
+f(0, 1) that a listed diagonal meets are visited. Visited tiles evaluate the whole mask, so what is
+left of the third part lies in no visited tile: there listed columns are gathered, one by one, with
+f(1, s) evaluated for each pair. No pair is met twice.
+
+Queries of a tile and of the next one differ by a whole number of tiles, so the tiles that the
+diagonals meet, counted back from the tile of the first query, are the same for all tiles of
+queries: one list for each batch entry and head. See docs/system.md.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from maskwright.codegen.algebra import ceildiv
+from maskwright.codegen.algebra import linear
+from maskwright.codegen.algebra import to_node
+from maskwright.codegen.normal import AtLeast
+from maskwright.codegen.normal import Literal
+from maskwright.codegen.normal import Opaque
+from maskwright.codegen.normal import Residue
+from maskwright.codegen.normal import TooManyClausesError
+from maskwright.codegen.normal import clauses
+from maskwright.codegen.prove import Prover
+from maskwright.codegen.schedule import Diagonals
+from maskwright.codegen.schedule import Gather
+from maskwright.codegen.schedule import Met
+from maskwright.codegen.schedule import Schedule
+from maskwright.codegen.schedule import Segment
+from maskwright.codegen.schedule import derive
+from maskwright.codegen.tile import K
+from maskwright.codegen.tile import Q
+from maskwright.codegen.tile import TileShape
+from maskwright.codegen.tiles import Range
+from maskwright.codegen.tiles import Ranges
+from maskwright.codegen.tiles import TileAlgebra
+from maskwright.dsl import nodes as n
+
+_NEVER, _ALWAYS = n.Const(value=False), n.Const(value=True)
+
+
+@lru_cache(maxsize=512)
+def schedule_of(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedule:
+    """What a forward kernel follows: runtime lists where the mask has that form, else ``derive``."""
+    return derive_listed(mask, tile, tail=tail) or derive(mask, tile, tail=tail)
+
+
+def derive_listed(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedule | None:
+    """The schedule along runtime lists; None if the mask does not have that form."""
+    found = _lists(mask)
+    large, small = max(tile.block_m, tile.block_n), min(tile.block_m, tile.block_n)
+    if found is None or tile.transposed or large % small:
+        return None
+    column, diagonals = found
+    none: dict[n.Node, n.Node] = {} if column is None else {column: _NEVER}
+    every: dict[n.Node, n.Node] = {} if diagonals is None else {diagonals.member: _ALWAYS}
+    absent = none | dict.fromkeys(every, _NEVER)
+    static = derive(n.substitute(mask, absent), tile, tail=tail)
+    near = derive(n.substitute(mask, none | every), tile, tail=tail)
+    if not _usable(static) or not _usable(near):
+        return None
+    algebra = TileAlgebra(Prover(tile))
+    gaps = algebra.complement(_ranges(static.visit), ceildiv(tile.end, tile.block_n))
+    beside = algebra.intersect(_ranges(near.visit), gaps) if diagonals else ()
+    gather = None
+    if column is not None:
+        attended = n.substitute(mask, {column: _ALWAYS})
+        reach = derive(n.substitute(attended, every), tile, tail=tail)
+        if not _usable(reach):
+            return None
+        columns = algebra.intersect(_ranges(reach.visit), gaps)
+        if columns:
+            gather = Gather(column, _segments(columns), _segments(beside), fold(attended))
+    crossed = _segments(beside, "crossed")
+    edge = algebra.intersect(_ranges(near.partial), gaps) if diagonals else ()
+    inner = algebra.intersect(_ranges(near.full), gaps) if diagonals else ()
+    filled = _segments(inner, "filled")
+    partial = (*static.partial, *crossed, *_segments(edge, "filled"))
+    return Schedule(
+        tile,
+        partial,
+        (*static.full, *filled),
+        (*static.visit, *crossed, *_segments(beside, "filled")),
+        closed=True,
+        reasons=tuple(dict.fromkeys((*static.reasons, *near.reasons))),
+        diagonals=diagonals if beside else None,
+        gather=gather,
+    )
+
+
+def _usable(schedule: Schedule) -> bool:
+    """Closed, and plain ranges only: a stride beside a list takes the general path."""
+    segments = (*schedule.partial, *schedule.full, *schedule.visit)
+    return schedule.closed and all(x.period is None for x in segments)
+
+
+def _ranges(segments: tuple[Segment, ...]) -> Ranges:
+    return tuple(Range(x.lo, x.hi) for x in segments)
+
+
+def _segments(ranges: Ranges, met: Met | None = None) -> tuple[Segment, ...]:
+    return tuple(Segment(x.lo, x.hi, met=met) for x in ranges)
+
+
+# -- which lists ----------------------------------------------------------------------------------
+def _lists(mask: n.Node) -> tuple[n.Member | None, Diagonals | None] | None:
+    """(the list of columns, the list of diagonals): at most one of each, at least one in all."""
+    members = [x for x in n.walk(mask) if isinstance(x, n.Member) and _moves(x)]
+    columns = [x for x in members if x.value is K]
+    diagonals = [x for x in map(_diagonals, members) if x is not None]
+    if not members or len(columns) > 1 or len(diagonals) > 1:
+        return None
+    if len(columns) + len(diagonals) < len(members) or not all(_one_row(x) for x in members):
+        return None
+    if not _grows(mask, members):
+        return None
+    return (columns[0] if columns else None), (diagonals[0] if diagonals else None)
+
+
+def _moves(node: n.Node) -> bool:
+    return bool(n.symbols(node) & {"q", "k"})
+
+
+def _one_row(member: n.Member) -> bool:
+    """All pairs of a head search the same row."""
+    return not any(map(_moves, member.row.index))
+
+
+def _diagonals(member: n.Member) -> Diagonals | None:
+    form = linear(member.value)
+    if dict(form.terms) != {Q: 1, K: -1}:
+        return None
+    return Diagonals(member, form.const)
+
+
+def _grows(mask: n.Node, members: list[n.Member]) -> bool:
+    """No membership occurs negated, or inside something the algebra does not look into."""
+    try:
+        found = clauses(mask)
+    except TooManyClausesError:
+        return False
+    return all(_plain(literal, members) for clause in found for literal in clause)
+
+
+def _plain(literal: Literal, members: list[n.Member]) -> bool:
+    match literal:
+        case Opaque(node, True) if node in members:
+            return True
+        case Opaque(node, _):
+            parts = n.walk(node)
+        case AtLeast(form) | Residue(form, _, _):
+            parts = n.walk(to_node(form))
+    return not any(x in members for x in parts)
+
+
+def fold(node: n.Node) -> n.Node:
+    """A condition without the constants in it."""
+    match node:
+        case n.Not(a):
+            inner = fold(a)
+            return n.Const(value=not inner.value) if isinstance(inner, n.Const) else n.Not(inner)
+        case n.Logic("&" | "|" as op, a, b):
+            x, y = fold(a), fold(b)
+            neutral = _ALWAYS if op == "&" else _NEVER
+            if x is neutral or y is neutral:
+                return y if x is neutral else x
+            if isinstance(x, n.Const) or isinstance(y, n.Const):
+                return _NEVER if op == "&" else _ALWAYS
+            return n.Logic(op, x, y)
+    return node

@@ -1,0 +1,179 @@
+"""The parts of a forward kernel that follow runtime lists: their preparation and the gathering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from maskwright.codegen.emit import PROGRAM
+from maskwright.codegen.emit import TILE
+from maskwright.codegen.emit import Emitter
+from maskwright.codegen.emit import safe_name
+from maskwright.codegen.prove import Prover
+from maskwright.codegen.schedule import Gather
+from maskwright.codegen.schedule import Schedule
+from maskwright.codegen.schedule import Segment
+from maskwright.dsl import nodes as n
+
+_WINDOW = 64  # bits that a query of a tile looks at
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One runtime list: a row of a table.
+
+    Attributes:
+        table: the table's name in the kernel.
+        pointer, inside: its first entry, and the condition that the row lies in the table.
+        size, stride: of the row.
+        shift: subtracted from an entry.
+    """
+
+    table: str
+    pointer: str
+    inside: str
+    size: str
+    stride: str
+    shift: int = 0
+
+
+@dataclass(frozen=True)
+class GatherPlan:
+    """The loop over listed columns.
+
+    Attributes:
+        count: text of how many columns there are.
+        entry_lines: lines that turn ``place``, a number below ``count``, into ``entry``.
+        near: condition on ``col_tile`` under which a tile may have been visited; empty: any may.
+        lines, keep: predicate of a gathered pair; ``keep`` is empty where all are attended.
+    """
+
+    count: str
+    entry_lines: tuple[str, ...]
+    near: str
+    lines: tuple[str, ...]
+    keep: str
+
+
+@dataclass(frozen=True)
+class ListedPlan:
+    """What is prepared on the device, and how the kernel uses it.
+
+    Attributes:
+        lines: scalars before ``columns`` and ``diagonals``.
+        per_head: rows depend on the head.
+        phases: tiles of queries that begin at different places of a tile of keys.
+    """
+
+    lines: tuple[str, ...]
+    columns: RowPlan | None
+    diagonals: RowPlan | None
+    gather: GatherPlan | None
+    per_head: bool
+    phases: int
+
+
+def members_of(schedule: Schedule) -> tuple[n.Member, ...]:
+    """Memberships that a bit answers: no search, and no sorted list."""
+    parts = (schedule.gather, schedule.diagonals)
+    return tuple(x.member for x in parts if x is not None)
+
+
+def name_members(schedule: Schedule, emitter: Emitter, *, gathered: bool = False) -> None:
+    """Memberships of the lists become tests of a bit.
+
+    Args:
+        gathered: the keys are those of a list, not of a tile.
+    """
+    if schedule.gather is not None:
+        text = f"{emitter.helper('has_bit')}(bits_row, k)"
+        emitter.names[schedule.gather.member] = text
+    if schedule.diagonals is None:
+        return
+    last = schedule.tile.block_n - 1
+    if gathered or last >= _WINDOW:
+        text = f"{emitter.helper('has_bit')}(bits_row, q - k + diag_zero)"
+    else:
+        # The keys of a tile are bits in a row: one window of them for each query.
+        place = f"q - start_n + (diag_zero - {last})"
+        text = f"{emitter.helper('on_diagonal')}(bits_row, {place}, {last} - lane[None, :])"
+    emitter.names[schedule.diagonals.member] = text
+
+
+def plan_listed(
+    schedule: Schedule, emitter: Emitter, gather: GatherPlan | None, *, per_head: bool
+) -> tuple[ListedPlan, set[str]] | None:
+    """The preparation of a schedule's lists, and its helpers."""
+    if not schedule.listed:
+        return None
+    tile = schedule.tile
+    mine = Emitter(Prover(tile))
+    columns = None if schedule.gather is None else _row(schedule.gather.member, 0, mine)
+    found = schedule.diagonals
+    diagonals = None if found is None else _row(found.member, found.shift, mine)
+    phases = max(1, tile.block_n // tile.block_m)
+    lines = tuple(mine.lines[PROGRAM])
+    return ListedPlan(lines, columns, diagonals, gather, per_head, phases), mine.helpers
+
+
+def _row(member: n.Member, shift: int, emitter: Emitter) -> RowPlan:
+    row, name = member.row, safe_name(member.row.table.name)
+    pointer, inside = (
+        emitter.address(row.table, row.index, PROGRAM) if row.index else (name, "True")
+    )
+    axis = row.table.ndim - 1
+    return RowPlan(name, pointer, inside, f"{name}_size{axis}", f"{name}_stride{axis}", shift)
+
+
+def plan_gather(schedule: Schedule, emitter: Emitter) -> GatherPlan | None:
+    """Emit the loop over columns; the predicate of a pair is emitted later, see ``with_keep``."""
+    gather = schedule.gather
+    if gather is None:
+        return None
+    lines, total = emitter.lines[PROGRAM], "0"
+    body: list[str] = []
+    for i, segment in enumerate(gather.segments):
+        label, last = f"gather{i}", i == len(gather.segments) - 1
+        for end, node in (("from", segment.lo), ("to", segment.hi)):
+            place = "" if node is n.Const(0) else f" + {emitter.emit(node, PROGRAM)}"
+            lines.append(f"{label}_{end} = tl.load(col_ranks{place})")
+        step = "place" if i == 0 else f"(place - {total})"
+        text = f"{label}_from + {step}"
+        body.append(
+            f"entry = {text}" if i == 0 else f"entry = tl.where(place >= {total}, {text}, entry)"
+        )
+        end = "gather_count" if last else f"{label}_end"
+        size = f"{label}_to - {label}_from"
+        lines.append(f"{end} = {size}" if i == 0 else f"{end} = {total} + {size}")
+        total = end
+    near = "" if _always_near(gather) else _among(gather.near, emitter)
+    return GatherPlan(total, tuple(body), near, (), "")
+
+
+def _always_near(gather: Gather) -> bool:
+    """Every tile whose columns are gathered is visited if a listed diagonal meets it."""
+    return set(gather.segments) <= set(gather.near)
+
+
+def _among(segments: tuple[Segment, ...], emitter: Emitter) -> str:
+    parts = []
+    for i, segment in enumerate(segments):
+        lo = emitter.named(segment.lo, f"near{i}_lo")
+        hi = emitter.named(segment.hi, f"near{i}_hi")
+        parts.append(f"((col_tile >= {lo}) & (col_tile < {hi}))")
+    return " | ".join(parts)
+
+
+def with_keep(plan: GatherPlan, schedule: Schedule, emitter: Emitter) -> GatherPlan:
+    """The loop with the predicate of its pairs; call when the partial loop has been emitted."""
+    assert schedule.gather is not None
+    keep = schedule.gather.keep
+    del emitter.lines[TILE][:]
+    # Variables of the partial loop do not exist in this one.
+    for node in [x for x in emitter.names if emitter.level_of(x) == TILE]:
+        del emitter.names[node]
+    name_members(schedule, emitter, gathered=True)
+    emitter.uses.clear()
+    emitter.count_uses([keep])
+    text = "" if keep is n.Const(value=True) else emitter.emit(keep, TILE)
+    lines = tuple(emitter.lines[TILE])
+    return GatherPlan(plan.count, plan.entry_lines, plan.near, lines, text)
