@@ -48,7 +48,7 @@ $(NEWEST)/.ready: $(READY)
 	@touch $@
 
 compile-newest: $(NEWEST)/.ready  ## cross-compile and smoke-test with the newest Triton
-	PYTHONPATH=$(NEWEST):$(CURDIR) $(PY) -m pytest tests/compile tests/interpret/test_demo.py
+	PYTHONPATH=$(NEWEST):$(CURDIR) $(PY) -m pytest -n 2 tests/compile tests/interpret/test_demo.py
 
 clean:  ## remove everything that make created
 	rm -rf $(VENV) build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache
