@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import threading
-from pathlib import Path
 
 import pytest
+import simulated_gluon
 import torch
 
 import maskwright as mw
@@ -57,17 +56,6 @@ ENTRIES = entries("small", heads=HEADS, kv_heads=KV_HEADS)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def simulator():
-    path = Path(__file__).with_name("simulated_gluon.py")
-    spec = importlib.util.spec_from_file_location("simulated_gluon", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SIMULATOR = simulator()
-
-
 def made(found, call, config):
     return gluon_request(
         found.mask,
@@ -96,7 +84,7 @@ def run(mask, q_len, kv_len, *, config=None, score=None, sinks=None, sizes=(64, 
     compiled = compile_forward(request)
     options = {x.text: call.values[x.name] for x in compiled.plan.bindings}
     options |= {} if sinks is None else {"sinks": sinks}
-    out, lse = SIMULATOR.simulated(compiled.source)["forward"](query, key, value, **options)
+    out, lse = simulated_gluon.simulated(compiled.source)["forward"](query, key, value, **options)
     keep = _dense(mask, (1, HEADS, KV_HEADS, q_len, kv_len), None, values)
     truth = dense_attention(query, key, value, keep, None, sinks, found.score, call.values)
     return _judge(str(mask), "simulated", "", out, lse, truth, keep, sinks is not None)
@@ -184,7 +172,7 @@ def test_results_through_the_copy_engine(sizes):
 
 def alternate(source):
     """Consumers of a simulated call issue the products of queries and keys one after the other."""
-    names = SIMULATOR.simulated(source)
+    names = simulated_gluon.simulated(source)
     issue, seen = names["warpgroup_mma"], []
 
     def noted(*operands, use_acc=True, **options):
@@ -245,8 +233,8 @@ def test_mistakes_are_found(mask, config, line, instead, monkeypatch):
     )
     source = compile_forward(request).source
     assert line in source
-    broken = SIMULATOR.simulated(source.replace(line, instead))
-    monkeypatch.setattr(SIMULATOR, "SECONDS", 0.5)
+    broken = simulated_gluon.simulated(source.replace(line, instead))
+    monkeypatch.setattr(simulated_gluon, "SECONDS", 0.5)
     tensors = [torch.randn(1, 3, 400, 64).half() for _ in range(3)]
     with pytest.raises(
         (AssertionError, TimeoutError), match=r"forever|there|changed|runs|arrivals|waited"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+import simulated_gluon
 import torch
 
 import maskwright as mw
@@ -30,17 +28,6 @@ ENTRIES = entries("small", heads=HEADS, kv_heads=KV_HEADS)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def simulator():
-    path = Path(__file__).with_name("simulated_gluon.py")
-    spec = importlib.util.spec_from_file_location("simulated_gluon", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SIMULATOR = simulator()
-
-
 def worst(
     mask,
     q_len,
@@ -52,6 +39,7 @@ def worst(
     heads=(HEADS, KV_HEADS),
     apart=0.0,
     section=None,
+    change=None,
     **values,
 ):
     """Largest error of dq, dk and dv, relative; None if the template refuses."""
@@ -79,7 +67,9 @@ def worst(
     loss = (out * grad_out.float()).sum() + (finite * grad_lse).sum()
     wanted = torch.autograd.grad(loss, leaves)
     options = {x.text: call.values[x.name] for x in compiled.plan.bindings}
-    module = SIMULATOR.simulated(compiled.source)
+    assert change is None or change[0] in compiled.source
+    source = compiled.source.replace(*change) if change else compiled.source
+    module = simulated_gluon.simulated(source)
     if section is not None:
         row_bytes = 6 * sizes[0] + 2 * sizes[1]
         module |= {"SECTION_BYTES": section * row_bytes * q_len, "PROGRAMS": 1}
@@ -130,6 +120,42 @@ def test_a_key_beyond_the_end_stays_out() -> None:
     """Scores so low that those of keys that are not there, which are 0, would overflow."""
     for mask in (k <= q, k >= 0, (k <= q) & (q - k < 40)):
         assert worst(mask, 100, 100, sizes=(64, 64), apart=5.0) < 1e-2
+
+
+MISTAKES = [
+    ("mbarrier.wait(keys_full.index(0), 0)", "pass"),
+    ("mbarrier.wait(query_full.index(slot), phase)", "pass"),
+    ("mbarrier.wait(grad_full.index(slot), phase)", "pass"),
+    ("mbarrier.wait(link_full.index(link), link_phase)", "pass"),
+    ("mbarrier.wait(link_empty.index(link), link_phase ^ 1)", "pass"),
+    ("mbarrier.arrive(query_empty.index(slot), count=1)", "pass"),
+    ("mbarrier.arrive(grad_empty.index(slot), count=1)", "pass"),
+    ("mbarrier.arrive(link_empty.index(link), count=1)", "pass"),
+    (
+        "mbarrier.init(link_full.index(place), count=CONSUMERS)",
+        "mbarrier.init(link_full.index(place), count=1)",
+    ),
+    ("tma.store_wait(0)", "pass"),
+    ("ragged = tile_n * KEY_N + KEY_N > kv_len", "ragged = tile_n < 0"),
+]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("change", MISTAKES, ids=lambda x: x[0])
+def test_mistakes_are_found(change, overlap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulated_gluon, "SECONDS", 0.5)
+    config = GluonBackwardConfig(block_m=128, stages=2, links=1, overlap=overlap)
+    options = {"config": config, "sizes": (64, 64), "apart": 5.0 if "ragged" in change[0] else 0.0}
+    mask = k >= 0 if "ragged" in change[0] else k <= q  # full tiles at the end of the keys
+    assert worst(mask, 500, 450, **options) < 1e-2
+
+    def wrong() -> bool:
+        try:
+            return not worst(mask, 500, 450, **options, change=change) < 1e-2
+        except (AssertionError, TimeoutError):
+            return True
+
+    assert any(wrong() for _ in range(3))
 
 
 def test_what_is_refused() -> None:
