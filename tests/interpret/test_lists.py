@@ -20,6 +20,7 @@ from maskwright.codegen.listed_walk import ListedWalk
 from maskwright.codegen.listed_walk import prepared_bytes
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
+from maskwright.runtime import device
 
 COLS, BANDS = mw.table("v_idx", ndim=3), mw.table("s_idx", ndim=3)
 COLUMN, DIAGONAL = k.isin(COLS[b, h]), (q - k).isin(BANDS[b, h])
@@ -138,6 +139,7 @@ def test_score_sinks_and_bulk_copies():
 
 
 def test_gradients_take_the_general_path(attend):
+    device.announce.cache_clear()  # another test may have been told already
     lists = {"v_idx": drawn(9, 12, 70), "s_idx": drawn(10, 8, 70)}
     with pytest.warns(mw.MaskwrightWarning, match="no closed form"):
         report = mw.check(
