@@ -22,6 +22,7 @@ from maskwright.autotune.record import RecordError
 from maskwright.autotune.record import from_plain
 from maskwright.autotune.space import Knob
 from maskwright.dsl.errors import TuningError
+from maskwright.runtime.cache import MaskwrightWarning
 
 FAILED = 100.0  # times the default: what a candidate without a time is told as
 _STARTUP = 15  # random proposals beside the seeds, until the estimators know something
@@ -71,10 +72,15 @@ class OptunaProposer:
     ) -> None:
         self.knobs, self.journal = knobs, journal
         self.optuna = _optuna()
-        with self._quiet():
-            self.study = self._study(seed, sampler)
-            self.resumed = self._resume()
+        self.sampler = self._sampler(seed, sampler)
         self.trials: dict[int, Any] = {}
+        self.resumed: list[tuple[dict[str, Any], Outcome]] = []
+        with self._quiet():
+            try:
+                self.study = self._study()
+                self.resumed = self._resume()
+            except OSError as error:
+                self._leave_disk(error)
 
     def seed(self, values: dict[str, Any]) -> None:
         """See ``Proposer``."""
@@ -84,20 +90,28 @@ class OptunaProposer:
     def ask(self) -> Ask:
         """See ``Proposer``."""
         with self._quiet():
-            trial = self.study.ask()
-            values = {knob.name: self._suggest(trial, knob) for knob in self.knobs}
+            try:
+                trial, values = self._ask()
+            except OSError as error:
+                self._leave_disk(error)
+                trial, values = self._ask()
         self.trials[trial.number] = trial
         return Ask(trial.number, values)
 
     def tell(self, ask: Ask, outcome: Outcome, *, spills: bool = False) -> None:
         """See ``Proposer``."""
-        trial = self.trials.pop(ask.number)
+        trial = self.trials.pop(ask.number, None)
+        if trial is None:  # asked before the disk was full
+            return
         with self._quiet():
-            trial.set_constraint("measured", 0.0 if outcome.measured else 1.0)
-            trial.set_constraint("spills", 1.0 if spills else 0.0)
-            told = {"values": ask.values, "outcome": asdict(outcome)}
-            trial.set_user_attr("told", json.dumps(told))
-            self.study.tell(trial, outcome.ratio if outcome.measured else FAILED)
+            try:
+                trial.set_constraint("measured", 0.0 if outcome.measured else 1.0)
+                trial.set_constraint("spills", 1.0 if spills else 0.0)
+                told = {"values": ask.values, "outcome": asdict(outcome)}
+                trial.set_user_attr("told", json.dumps(told))
+                self.study.tell(trial, outcome.ratio if outcome.measured else FAILED)
+            except OSError as error:
+                self._leave_disk(error)
 
     def known(self) -> list[tuple[dict[str, Any], Outcome]]:
         """See ``Proposer``."""
@@ -105,7 +119,7 @@ class OptunaProposer:
 
     def close(self, *, finished: bool) -> None:
         """See ``Proposer``."""
-        with self._quiet():
+        with self._quiet(), contextlib.suppress(OSError):
             for trial in self.trials.values():
                 self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
         self.trials.clear()
@@ -114,21 +128,41 @@ class OptunaProposer:
                 self.journal.replace(finished_journal(self.journal))
 
     # -- Optuna ---------------------------------------------------------------------------------
-    def _study(self, seed: int, sampler: str) -> Any:
+    def _ask(self) -> tuple[Any, dict[str, Any]]:
+        trial = self.study.ask()
+        return trial, {knob.name: self._suggest(trial, knob) for knob in self.knobs}
+
+    def _leave_disk(self, error: OSError) -> None:
+        """A full disk costs the journal and what the sampler had learned, not the search."""
+        if self.journal is None:
+            raise error
+        what = error.strerror or error
+        warnings.showwarning(
+            MaskwrightWarning(f"the journal {self.journal} cannot be kept: {what}"),
+            MaskwrightWarning,
+            __file__,
+            0,
+        )
+        self.journal = None
+        self.trials.clear()
+        self.study = self._study()
+
+    def _sampler(self, seed: int, name: str) -> Any:
+        samplers = self.optuna.samplers
+        if name == "random":
+            return samplers.RandomSampler(seed=seed)
+        with self._quiet():
+            return samplers.TPESampler(n_startup_trials=_STARTUP, multivariate=True, seed=seed)
+
+    def _study(self) -> Any:
         storage = None
         if self.journal is not None:
             journal = self.optuna.storages.journal
             storage = self.optuna.storages.JournalStorage(
                 journal.JournalFileBackend(str(self.journal))
             )
-        samplers = self.optuna.samplers
-        chosen = (
-            samplers.RandomSampler(seed=seed)
-            if sampler == "random"
-            else samplers.TPESampler(n_startup_trials=_STARTUP, multivariate=True, seed=seed)
-        )
         return self.optuna.create_study(
-            storage=storage, sampler=chosen, study_name="tune", load_if_exists=True
+            storage=storage, sampler=self.sampler, study_name="tune", load_if_exists=True
         )
 
     def _resume(self) -> list[tuple[dict[str, Any], Outcome]]:

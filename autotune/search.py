@@ -27,12 +27,14 @@ from maskwright.autotune.outcome import Build
 from maskwright.autotune.outcome import Compiler
 from maskwright.autotune.outcome import Device
 from maskwright.autotune.outcome import Outcome
+from maskwright.autotune.outcome import Race
 from maskwright.autotune.proposer import Ask
 from maskwright.autotune.proposer import Proposer
 from maskwright.autotune.space import Target
 from maskwright.codegen.configs import AnyConfig
 
 FINALISTS, ROUNDS = 8, 9
+_PIECE = 3  # rounds of the finals between two looks at the clock
 _SPILLS = 128  # bytes of a thread's stack from which the sampler is told to stay away
 _STALE, _SURE, _GAIN = 30, 40, 0.005  # no gain in so many trials, after so many: it is over
 _REFUSED = 2000  # proposals in a row that are no points, or known: the space is used up
@@ -62,6 +64,7 @@ class Study:
     Attributes:
         seeds: proposed first, best guess first; the default is always among them.
         accept: further limits, as of tables that hold only some points.
+        ranked: the cost model's order, for the record.
     """
 
     space: Flat
@@ -72,6 +75,7 @@ class Study:
     accept: Callable[[AnyConfig], bool] = lambda config: True
     rounds: int = ROUNDS
     band: float = BAND
+    ranked: tuple[AnyConfig, ...] = ()
 
 
 @dataclass
@@ -94,6 +98,7 @@ class State:
     best: float = 1.0
     partial: bool = False
     reason: str = ""
+    met: set[AnyConfig] = field(default_factory=set)
     asked: dict[AnyConfig, list[Ask]] = field(default_factory=dict)
     codes: dict[str, AnyConfig] = field(default_factory=dict)
 
@@ -153,7 +158,7 @@ def search(
             _measure(state, device, compiler, proposer, watch)
     except KeyboardInterrupt:
         state.partial, state.reason = True, "interrupted"
-    found = _finals(state, device)
+    found = _finals(state, device, clock)
     proposer.close(finished=not state.partial)
     return found
 
@@ -245,6 +250,8 @@ def _outcome(state: State, device: Device, config: AnyConfig, build: Build) -> O
             outcome = replace(outcome, ratio=ratio, ms=max(outcome.ms, again.ms))
         else:
             outcome = again
+    if outcome.measured:
+        state.met.add(config)
     if build.code:
         state.codes[build.code] = config
     return outcome
@@ -262,20 +269,17 @@ def _note(state: State, config: AnyConfig, outcome: Outcome) -> None:
 
 
 # -- finals -------------------------------------------------------------------------------------
-def _finals(state: State, device: Device) -> Found:
+def _finals(state: State, device: Device, clock: Callable[[], float]) -> Found:
     """The best of the trials and the default in turn; the first of the ranking that is right."""
     study = state.study
     first = [x for x in state.measured if x != study.default][:FINALISTS]
     configs = [study.default, *first]
-    for config in configs:
-        # Those of an earlier run are new to this device.
-        if config != study.default and not device.measure(config, math.inf).measured:
-            configs = [x for x in configs if x != config]
-    order: Sequence[Finalist] = ranking(
-        finalists(configs, study.default, device.race(configs, study.rounds)),
-        study.default,
-        state.builds,
-        study.band,
+    for config in set(first) - state.met:  # those of an earlier run are new to this device
+        if not device.measure(config, math.inf).measured:
+            configs.remove(config)
+    race = _race(state, device, configs, clock)
+    order = ranking(
+        finalists(configs, study.default, race), study.default, state.builds, study.band
     )
     wrong = [(x, y.message) for x, y in state.outcomes.items() if y.status == "wrong"]
     fastest = min(order, key=lambda x: x.ratio)
@@ -288,3 +292,16 @@ def _finals(state: State, device: Device) -> Found:
             return Found(winner, checks, others, *how)
         wrong.append((winner.config, what))
     return Found(None, None, (), tuple(wrong), state.partial, state.reason, state)
+
+
+def _race(
+    state: State, device: Device, configs: Sequence[AnyConfig], clock: Callable[[], float]
+) -> Race:
+    """All rounds, or at least three if time is up."""
+    rounds: tuple[tuple[float, ...], ...] = ()
+    clocks: tuple[int, ...] = ()
+    end = state.started + state.study.budget.seconds
+    while len(rounds) < state.study.rounds and (not rounds or clock() < end):
+        found = device.race(configs, min(_PIECE, state.study.rounds - len(rounds)))
+        rounds, clocks = rounds + found.rounds, clocks + found.clocks
+    return Race(rounds, clocks)

@@ -1,0 +1,311 @@
+"""``mw.tune``: from a mask and sizes to a configuration that later calls find."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskwright.autotune import lookup
+from maskwright.autotune import store
+from maskwright.autotune.compile_pool import CompilePool
+from maskwright.autotune.compile_pool import workers_of_this_machine
+from maskwright.autotune.exhaustive import Plan
+from maskwright.autotune.exhaustive import record
+from maskwright.autotune.filter import Limits
+from maskwright.autotune.flat import Flat
+from maskwright.autotune.gpu_device import GpuDevice
+from maskwright.autotune.job import Backend
+from maskwright.autotune.job import Job
+from maskwright.autotune.key import Key
+from maskwright.autotune.outcome import Compiler
+from maskwright.autotune.outcome import Device
+from maskwright.autotune.outcome import NoCompiler
+from maskwright.autotune.progress import Progress
+from maskwright.autotune.proposer import OptunaProposer
+from maskwright.autotune.record import pretty
+from maskwright.autotune.result import Tuned
+from maskwright.autotune.result import entry_of
+from maskwright.autotune.result import tuned_of
+from maskwright.autotune.search import EFFORTS
+from maskwright.autotune.search import Budget
+from maskwright.autotune.search import Found
+from maskwright.autotune.search import Study
+from maskwright.autotune.search import search
+from maskwright.autotune.seeds import by_cost
+from maskwright.autotune.seeds import seeds
+from maskwright.autotune.space import Target
+from maskwright.autotune.table import Table
+from maskwright.dsl.errors import TuningError
+from maskwright.runtime import settings
+
+BATCH, HEADS, HEAD_DIM = 1, 16, 128
+_AHEAD = 8  # proposals under way: more, and they know too little of each other
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a search is run, beside its budget.
+
+    Attributes:
+        quiet: show no progress.
+        workers: processes that compile; 0 is as many as the machine has room for.
+    """
+
+    quiet: bool = True
+    workers: int = 0
+
+
+def job_of(
+    mask: Any,
+    folder: Path | None,
+    *,
+    q_len: int,
+    kv_len: int | None = None,
+    batch: int = BATCH,
+    heads: int = HEADS,
+    kv_heads: int | None = None,
+    head_dim: int = HEAD_DIM,
+    value_dim: int | None = None,
+    dtype: str = "bfloat16",
+    score: Any = None,
+    op: str = "forward",
+    backend: str = "auto",
+    q_offset: int | None = None,
+    seed: int = 0,
+    **bindings: Any,
+) -> Job:
+    """The job that the arguments of ``mw.tune`` describe.
+
+    Args:
+        folder: where tables of runtime values may be kept for the workers.
+
+    Raises:
+        TuningError: an op or backend that cannot be tuned, or no GPU.
+    """
+    kv_len = q_len if kv_len is None else kv_len
+    name = str(dtype).removeprefix("torch.")
+    if op not in ("forward", "backward") or name not in ("bfloat16", "float16", "float32"):
+        raise TuningError(f"no kernel for op {op!r}, dtype {name!r}", fix='op="forward"')
+    job = Job.of(
+        mask,
+        score,
+        bindings,
+        folder,
+        op=op,
+        backend=_backend(backend),
+        dtype=name,
+        batch=batch,
+        heads=heads,
+        kv_heads=heads if kv_heads is None else kv_heads,
+        q_len=q_len,
+        kv_len=kv_len,
+        head_dim=head_dim,
+        value_dim=head_dim if value_dim is None else value_dim,
+        q_offset=kv_len - q_len if q_offset is None else q_offset,
+        seed=seed,
+    )
+    job.call()  # says what is wrong with sizes and values
+    return job
+
+
+def budget_of(effort: str | None, seconds: float | None, trials: int | None) -> Budget:
+    """Seconds and trials of an effort, or as given.
+
+    Raises:
+        TuningError: there is no such effort, or a number is none.
+    """
+    name = "standard" if effort is None else effort
+    if name not in EFFORTS:
+        raise TuningError(f"no effort {name!r}", fix=f"one of {', '.join(EFFORTS)}")
+    known = EFFORTS[name]
+    found = Budget(
+        known.seconds if seconds is None else float(seconds),
+        known.trials if trials is None else int(trials),
+    )
+    if not found.seconds > 0 or found.trials < 1:
+        raise TuningError("a budget is a number of seconds above 0, and at least one trial")
+    return found
+
+
+def tune(mask: Any, budget: Budget, options: Options = Options(), **sizes: Any) -> Tuned:
+    """Search, verify, publish; see ``maskwright.tune``.
+
+    Raises:
+        TuningError: there is nothing that can be tuned, or nothing survived.
+    """
+    refuse_where_nobody_waits()
+    with tempfile.TemporaryDirectory() as scratch:
+        job = job_of(mask, Path(scratch), **sizes)
+        return tune_job(job, budget, options)
+
+
+def tune_job(job: Job, budget: Budget, options: Options, device: Device | None = None) -> Tuned:
+    """``tune``, of a job.
+
+    Args:
+        device: who measures; a process that owns the GPU if None.
+    """
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        progress = _progress(job, options, stack)
+        found_device = GpuDevice(job) if device is None else device
+        stack.callback(found_device.close)
+        progress.facts = facts = found_device.start()
+        folder = stack.enter_context(_study_folder(facts.key))
+        progress.log = folder and folder / "trials.jsonl"
+        compiler = _compiler(job, facts.key, options, search=True)
+        stack.callback(compiler.close)
+        target = Target(facts.key, Limits.of(job.mask_node, job.score_node))
+        space = Flat(job.op, job.template)
+        cache_dir = settings.current().cache_dir
+        known = [*store.user_entries(cache_dir, facts.key.software)]
+        known += store.shipped_entries(facts.key.hardware.folder)
+        study = Study(
+            *(space, target, facts.default),
+            seeds=seeds(job, space, target, facts.default, known),
+            budget=budget,
+            ranked=tuple(by_cost(job, space, target)),
+        )
+        journal = folder and folder / f"{space.digest}.journal"
+        proposer = OptunaProposer(space.knobs, journal, int(facts.key.digest[:8], 16))
+        found = search(study, found_device, compiler, proposer, progress.watch, started=started)
+        _keep_wrong(job, found, folder)
+        if found.winner is None:
+            raise TuningError(
+                "no configuration is right, not even the default", fix="maskwright check MASK"
+            )
+        entry = entry_of(study, facts, found)
+        kept = store.publish(entry, cache_dir)
+        lookup.forget()
+        return tuned_of(study, facts, found, entry, kept, folder)
+
+
+def record_table(
+    mask: Any, seconds: float, sample: int = 0, options: Options = Options(), **sizes: Any
+) -> Table:
+    """Times of every configuration; see ``exhaustive.record``."""
+    refuse_where_nobody_waits()
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        job = job_of(mask, Path(scratch), **sizes)
+        started = time.monotonic()
+        progress = _progress(job, options, stack)
+        progress.say("starting", always=True)
+        device = GpuDevice(job)
+        stack.callback(device.close)
+        facts = device.start()
+        compiler = _compiler(job, facts.key, options, search=False)
+        stack.callback(compiler.close)
+        target = Target(facts.key, Limits.of(job.mask_node, job.score_node))
+        points = tuple(Flat(job.op, job.template).points(target))
+        left = max(1.0, seconds - (time.monotonic() - started))
+        plan = Plan(points, left, sample, seed=job.seed)
+        return record(job, plan, facts, device, compiler, progress.step)
+
+
+def refuse_where_nobody_waits() -> None:
+    """No search inside a CUDA graph's recording, nor behind the back of other ranks.
+
+    Raises:
+        TuningError: this is such a place.
+    """
+    cuda: Any = torch.cuda
+    if cuda.is_initialized() and cuda.is_current_stream_capturing():
+        raise TuningError("a CUDA graph is being recorded", fix="tune before it is recorded")
+    if many_ranks():
+        raise TuningError(
+            "this process is one of many: each would choose for itself",
+            fix="mw.tune(..., distributed=True): rank 0 tunes, and all get the same; or tune ahead",
+        )
+
+
+def _progress(job: Job, options: Options, stack: contextlib.ExitStack) -> Progress:
+    made = Progress(job, None, quiet=options.quiet)
+    made.open()
+    stack.callback(made.close)
+    return made
+
+
+def many_ranks() -> bool:
+    """This process belongs to a distributed job."""
+    group: Any = torch.distributed
+    return bool(group.is_available() and group.is_initialized() and group.get_world_size() > 1)
+
+
+def _backend(name: str) -> Backend:
+    if name == "interpret":
+        return "interpret"
+    if name not in ("auto", "triton", "gluon"):
+        raise TuningError(f"backend {name!r} has no configurations", fix='"triton" or "gluon"')
+    if not torch.cuda.is_available():
+        raise TuningError(
+            "tuning measures on a GPU, and torch sees none",
+            fix="entries that were tuned elsewhere are used from the cache directory",
+        )
+    return "gluon" if name == "gluon" else "triton"
+
+
+def _compiler(job: Job, key: Key, options: Options, *, search: bool) -> Compiler:
+    if job.backend == "interpret":
+        return NoCompiler()
+    workers = options.workers or workers_of_this_machine()
+    if search:
+        return CompilePool(job, key.hardware, min(workers, _AHEAD))
+    return CompilePool(job, key.hardware, workers, ahead=2 * workers)
+
+
+@contextlib.contextmanager
+def _study_folder(key: Key) -> Iterator[Path | None]:
+    """Where a study is kept, with a lock on it; None where nothing can be written.
+
+    Raises:
+        TuningError: another process tunes the same.
+    """
+    folder = store.root(settings.current().cache_dir) / "studies" / key.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError:
+        yield None
+        return
+    with lock:
+        if not _locked(lock):
+            raise TuningError(
+                f"another process tunes {key.name}", fix="wait for it: its result is found here"
+            )
+        for stale in folder.glob("*.journal.lock*"):  # of a process that was killed
+            stale.unlink(missing_ok=True)
+        yield folder
+
+
+def _locked(file: Any) -> bool:
+    """The lock is ours until this process ends; true where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _keep_wrong(job: Job, found: Found, folder: Path | None) -> None:
+    """What computed wrong numbers is a bug report: everything that repeats it."""
+    if not found.wrong or folder is None:
+        return
+    data = [
+        {"job": job.to_dict(), "config": config.to_dict(), "what": what}
+        for config, what in found.wrong
+    ]
+    with contextlib.suppress(OSError):
+        (folder / "wrong.json").write_text(pretty(data))
