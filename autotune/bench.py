@@ -58,6 +58,7 @@ class Bench:
         self.device = torch.device("cuda" if self.cuda else "cpu")
         self.runners: dict[AnyConfig, Runner] = {}
         self.once: dict[AnyConfig, float] = {}  # ms of a call, about
+        self.turns = 0
 
     # -- readiness ----------------------------------------------------------------------------
     def open(self) -> Facts:
@@ -163,7 +164,8 @@ class Bench:
         runners = [self.runners[x] for x in configs]
         counts = [self._count(self.once[x], _LONG_TURN_MS) for x in configs]
         times, clocks = [], []
-        for turn in range(rounds):
+        self.turns += rounds  # a race that comes in pieces goes on where it was
+        for turn in range(self.turns - rounds, self.turns):
             found = [0.0] * len(runners)
             for step in range(len(runners)):
                 i = (step + turn) % len(runners)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from maskwright.autotune.key import Layout
 from maskwright.autotune.key import Op
 from maskwright.autotune.key import Template
 from maskwright.autotune.record import from_plain
@@ -36,6 +37,7 @@ class Job:
         params: runtime integers.
         tables: file of runtime tensors (.npz); empty if there are none.
         seed: of random inputs.
+        layout: what is next in memory: the rows of a head, or the heads of a token.
     """
 
     mask: str
@@ -54,6 +56,7 @@ class Job:
     params: dict[str, int]
     tables: str = ""
     seed: int = 0
+    layout: Layout = "heads"
 
     @staticmethod
     def of(

@@ -129,6 +129,20 @@ def tuned_of(
     )
 
 
+def tuned_from(entry: Entry, default: AnyConfig, kept: Path | None = None) -> Tuned:
+    """What an entry that was found says."""
+    r, p = entry.result, entry.provenance
+    return Tuned(
+        *(entry.config, default, r.ms, r.ratio, r.spread, r.tflops, p.trials, 0.0),
+        events={},
+        wrong=(),
+        partial=p.kind == "partial",
+        reason="found, not searched",
+        entry=entry,
+        kept=kept,
+    )
+
+
 def _version() -> str:
     try:
         return metadata.version("maskwright")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskwright.autotune.job import Job
 from maskwright.autotune.shadow import compiling
+from maskwright.autotune.shadow import laid_out
 from maskwright.autotune.shadow import tensors as unfilled
 from maskwright.codegen.configs import AnyConfig
 from maskwright.codegen.configs import Configs
@@ -51,7 +52,7 @@ def draw(job: Job, device: torch.device, seed: int) -> Inputs:
     made = [x.normal_(generator=generator) for x in unfilled(job, str(device))]
     if job.op == "backward":
         shape = (*made[0].shape[:3], job.value_dim)
-        made.append(torch.empty(shape, dtype=made[0].dtype, device=device))
+        made.append(laid_out(job, shape, made[0].dtype, str(device)))
         made[3].normal_(generator=generator)
     values = {name: torch.as_tensor(x).to(device) for name, x in job.arrays().items()}
     return Inputs(tuple(made), job.params | values)

@@ -155,12 +155,12 @@ def _shadow(job: Job, config: AnyConfig) -> None:
     both = compile_backward(_backward_request(job, config, inside))
     names = {x.name: x.text for x in both.plan.bindings}
     keywords = {names[name]: x for name, x in values.items() if name in names}
-    grad = torch.empty((*query.shape[:3], job.value_dim), dtype=query.dtype, device="meta")
+    shape = (*query.shape[:3], job.value_dim)
+    grad = laid_out(job, shape, query.dtype, "meta")
+    out = torch.empty(shape, dtype=query.dtype, device="meta")
     lse = torch.empty(query.shape[:3], dtype=torch.float32, device="meta")
     module = build.load(both)
-    module.backward(
-        *(query, key, value, torch.empty_like(grad), lse, grad), q_offset=job.q_offset, **keywords
-    )
+    module.backward(*(query, key, value, out, lse, grad), q_offset=job.q_offset, **keywords)
 
 
 def tensors(job: Job, device: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,8 +171,16 @@ def tensors(job: Job, device: str) -> tuple[Tensor, Tensor, Tensor]:
         (job.batch, job.kv_heads, job.kv_len, job.head_dim),
         (job.batch, job.kv_heads, job.kv_len, job.value_dim),
     )
-    query, key, value = (torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
+    query, key, value = (laid_out(job, shape, dtype, device) for shape in shapes)
     return query, key, value
+
+
+def laid_out(job: Job, shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
+    """A tensor of (batch, heads, length, columns), in memory as the job wants it."""
+    if job.layout == "heads":
+        return torch.empty(shape, dtype=dtype, device=device)
+    batch, heads, length, columns = shape
+    return torch.empty((batch, length, heads, columns), dtype=dtype, device=device).transpose(1, 2)
 
 
 def _meta(x: Tensor) -> Tensor:

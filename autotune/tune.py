@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from maskwright.autotune import lookup
 from maskwright.autotune import store
 from maskwright.autotune.compile_pool import CompilePool
 from maskwright.autotune.compile_pool import workers_of_this_machine
+from maskwright.autotune.entry import Entry
 from maskwright.autotune.exhaustive import Plan
 from maskwright.autotune.exhaustive import record
 from maskwright.autotune.filter import Limits
@@ -29,9 +31,11 @@ from maskwright.autotune.outcome import Device
 from maskwright.autotune.outcome import NoCompiler
 from maskwright.autotune.progress import Progress
 from maskwright.autotune.proposer import OptunaProposer
+from maskwright.autotune.ranks import from_rank_0
 from maskwright.autotune.record import pretty
 from maskwright.autotune.result import Tuned
 from maskwright.autotune.result import entry_of
+from maskwright.autotune.result import tuned_from
 from maskwright.autotune.result import tuned_of
 from maskwright.autotune.search import EFFORTS
 from maskwright.autotune.search import Budget
@@ -44,8 +48,10 @@ from maskwright.autotune.space import Target
 from maskwright.autotune.table import Table
 from maskwright.dsl.errors import TuningError
 from maskwright.runtime import settings
+from maskwright.runtime import tuned
 
 BATCH, HEADS, HEAD_DIM = 1, 16, 128
+_LEAST_TRIALS = 30
 _AHEAD = 8  # proposals under way: more, and they know too little of each other
 
 
@@ -55,10 +61,12 @@ class Options:
 
     Attributes:
         quiet: show no progress.
+        again: search even if there is an entry for exactly this.
         workers: processes that compile; 0 is as many as the machine has room for.
     """
 
     quiet: bool = True
+    again: bool = True
     workers: int = 0
 
 
@@ -79,6 +87,7 @@ def job_of(
     backend: str = "auto",
     q_offset: int | None = None,
     seed: int = 0,
+    layout: str = "heads",
     **bindings: Any,
 ) -> Job:
     """The job that the arguments of ``mw.tune`` describe.
@@ -91,6 +100,8 @@ def job_of(
     """
     kv_len = q_len if kv_len is None else kv_len
     name = str(dtype).removeprefix("torch.")
+    if layout not in ("heads", "tokens"):
+        raise TuningError(f"no layout {layout!r}", fix='"heads" or "tokens"')
     if op not in ("forward", "backward") or name not in ("bfloat16", "float16", "float32"):
         raise TuningError(f"no kernel for op {op!r}, dtype {name!r}", fix='op="forward"')
     job = Job.of(
@@ -110,25 +121,26 @@ def job_of(
         value_dim=head_dim if value_dim is None else value_dim,
         q_offset=kv_len - q_len if q_offset is None else q_offset,
         seed=seed,
+        layout=layout,
     )
     job.call()  # says what is wrong with sizes and values
     return job
 
 
-def budget_of(effort: str | None, seconds: float | None, trials: int | None) -> Budget:
-    """Seconds and trials of an effort, or as given.
+def budget_of(
+    seconds: float | None = None, trials: int | None = None, effort: str | None = None
+) -> Budget:
+    """Seconds and trials of an effort, or as given; trials follow the seconds if left out.
 
     Raises:
         TuningError: there is no such effort, or a number is none.
     """
-    name = "standard" if effort is None else effort
-    if name not in EFFORTS:
-        raise TuningError(f"no effort {name!r}", fix=f"one of {', '.join(EFFORTS)}")
-    known = EFFORTS[name]
-    found = Budget(
-        known.seconds if seconds is None else float(seconds),
-        known.trials if trials is None else int(trials),
-    )
+    if effort is not None and effort not in EFFORTS:
+        raise TuningError(f"no effort {effort!r}", fix=f"one of {', '.join(EFFORTS)}")
+    known = EFFORTS[effort or "standard"]
+    time_ = known.seconds if seconds is None else float(seconds)
+    many = known.trials if effort else max(_LEAST_TRIALS, round(known.trials * time_ / 60))
+    found = Budget(time_, many if trials is None else int(trials))
     if not found.seconds > 0 or found.trials < 1:
         raise TuningError("a budget is a number of seconds above 0, and at least one trial")
     return found
@@ -141,6 +153,30 @@ def tune(mask: Any, budget: Budget, options: Options = Options(), **sizes: Any) 
         TuningError: there is nothing that can be tuned, or nothing survived.
     """
     refuse_where_nobody_waits()
+    return _tune(mask, budget, options, sizes)
+
+
+def tune_on_rank_0(mask: Any, budget: Budget, options: Options, **sizes: Any) -> Tuned:
+    """``tune`` in a distributed job: rank 0 searches, unless it has an entry, and all get the same.
+
+    Raises:
+        TuningError: on every rank alike.
+    """
+    if not many_ranks():
+        return tune(mask, budget, options, **sizes)
+    backend = sizes.get("backend", "auto")
+    here = tuned.hardware(torch.device("cpu" if backend == "interpret" else "cuda"))
+    text = from_rank_0(
+        lambda: _tune(mask, budget, replace(options, again=False), sizes).entry.to_text(),
+        f"{here} {tuned.software('gluon_sm90' if backend == 'gluon' else 'triton')}",
+    )
+    entry = Entry.from_text(text)
+    path = store.publish(entry, settings.current().cache_dir)
+    lookup.forget()
+    return tuned_from(entry, entry.config, path)
+
+
+def _tune(mask: Any, budget: Budget, options: Options, sizes: dict[str, Any]) -> Tuned:
     with tempfile.TemporaryDirectory() as scratch:
         job = job_of(mask, Path(scratch), **sizes)
         return tune_job(job, budget, options)
@@ -158,6 +194,9 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         found_device = GpuDevice(job) if device is None else device
         stack.callback(found_device.close)
         progress.facts = facts = found_device.start()
+        kept = None if options.again else _kept(facts.key)
+        if kept is not None:
+            return tuned_from(kept, facts.default)
         folder = stack.enter_context(_study_folder(facts.key))
         progress.log = folder and folder / "trials.jsonl"
         compiler = _compiler(job, facts.key, options, search=True)
@@ -182,9 +221,9 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
                 "no configuration is right, not even the default", fix="maskwright check MASK"
             )
         entry = entry_of(study, facts, found)
-        kept = store.publish(entry, cache_dir)
+        path = store.publish(entry, cache_dir)
         lookup.forget()
-        return tuned_of(study, facts, found, entry, kept, folder)
+        return tuned_of(study, facts, found, entry, path, folder)
 
 
 def record_table(
@@ -249,6 +288,12 @@ def _backend(name: str) -> Backend:
             fix="entries that were tuned elsewhere are used from the cache directory",
         )
     return "gluon" if name == "gluon" else "triton"
+
+
+def _kept(key: Key) -> Entry | None:
+    """The user's entry for exactly this key."""
+    entries = store.user_entries(settings.current().cache_dir, key.software)
+    return next((x for x in entries if x.key == key), None)
 
 
 def _compiler(job: Job, key: Key, options: Options, *, search: bool) -> Compiler:
