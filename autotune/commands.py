@@ -107,8 +107,8 @@ def replay(args: Namespace) -> int:
     if args.json:
         render.print_json(results)
     else:
-        names = list(results[0]) if results else []
-        render.print_table(names, [list(x.values()) for x in results])
+        for result in results:
+            render.print_pairs(result)
     return 0
 
 

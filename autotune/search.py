@@ -37,7 +37,7 @@ FINALISTS, ROUNDS = 8, 9
 _PIECE = 3  # rounds of the finals between two looks at the clock
 _SPILLS = 128  # bytes of a thread's stack from which the sampler is told to stay away
 _STALE, _SURE, _GAIN = 30, 40, 0.005  # no gain in so many trials, after so many: it is over
-_REFUSED = 2000  # proposals in a row that are no points, or known: the space is used up
+_REFUSED = 300  # proposals in a row that are no points, or known: the space is used up
 _CRASHES = 3  # candidates that took the GPU's process with them
 _FINALS = 5.0  # seconds kept for the finals, at most a fifth of all
 

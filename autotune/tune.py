@@ -46,6 +46,9 @@ from maskwright.autotune.seeds import by_cost
 from maskwright.autotune.seeds import seeds
 from maskwright.autotune.space import Target
 from maskwright.autotune.table import Table
+from maskwright.codegen.configs import AnyConfig
+from maskwright.codegen.gluon import GluonConfig
+from maskwright.codegen.gluon_plan import gluon_request
 from maskwright.dsl.errors import TuningError
 from maskwright.runtime import settings
 from maskwright.runtime import tuned
@@ -210,6 +213,7 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
             *(space, target, facts.default),
             seeds=seeds(job, space, target, facts.default, known),
             budget=budget,
+            accept=lambda config: not _refusal(job, config),
             ranked=tuple(by_cost(job, space, target)),
         )
         journal = folder and folder / f"{space.digest}.journal"
@@ -288,6 +292,21 @@ def _backend(name: str) -> Backend:
             fix="entries that were tuned elsewhere are used from the cache directory",
         )
     return "gluon" if name == "gluon" else "triton"
+
+
+def _refusal(job: Job, config: AnyConfig) -> str:
+    """Why the mask itself forbids a Gluon configuration; empty if it does not."""
+    if not isinstance(config, GluonConfig):
+        return ""
+    _, reason = gluon_request(
+        job.mask_node,
+        job.score_node,
+        dtype=job.dtype,
+        head_dim=job.head_dim,
+        value_dim=job.value_dim,
+        config=config,
+    )
+    return reason
 
 
 def _kept(key: Key) -> Entry | None:
