@@ -60,7 +60,7 @@ class OptunaProposer:
 
     Args:
         journal: file of the study; None keeps it in memory. A study that was cut short goes on: what
-            was under way is proposed again.
+            was under way is proposed again. The caller sees to it that nobody else writes there.
         sampler: ``tpe``, or ``random`` as a yardstick.
 
     Raises:
@@ -159,7 +159,7 @@ class OptunaProposer:
         if self.journal is not None:
             journal = self.optuna.storages.journal
             storage = self.optuna.storages.JournalStorage(
-                journal.JournalFileBackend(str(self.journal))
+                journal.JournalFileBackend(str(self.journal), lock_obj=_Ours())
             )
         return self.optuna.create_study(
             storage=storage, sampler=self.sampler, study_name="tune", load_if_exists=True
@@ -205,6 +205,19 @@ class OptunaProposer:
                 yield
         finally:
             logging.set_verbosity(before)
+
+
+class _Ours:
+    """The lock of a journal whose folder is locked already.
+
+    Optuna's own is a file, and waits half a minute for one that a killed process has left.
+    """
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
 
 
 def finished_journal(journal: Path) -> Path:

@@ -343,8 +343,6 @@ def _study_folder(key: Key) -> Iterator[Path | None]:
             raise TuningError(
                 f"another process tunes {key.name}", fix="wait for it: its result is found here"
             )
-        for stale in folder.glob("*.journal.lock*"):  # of a process that was killed
-            stale.unlink(missing_ok=True)
         yield folder
 
 
