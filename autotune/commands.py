@@ -41,11 +41,13 @@ def tune(args: Namespace, mask: Any, sizes: dict[str, Any]) -> int:
 
 
 def _record(args: Namespace, mask: Any, sizes: dict[str, Any]) -> int:
-    """``maskwright tune MASK --table PATH``."""
+    """``maskwright tune MASK --table PATH``; a file that is there is gone on with."""
     from maskwright.autotune import tune as tuning
+    from maskwright.autotune.table import Table
 
     path, seconds = Path(args.table), args.budget or 280.0
-    table = tuning.record_table(mask, seconds, args.sample, _options(args), **sizes)
+    known = Table.read(path) if path.exists() else None
+    table = tuning.record_table(mask, seconds, args.sample, _options(args), known, **sizes)
     table.write(path)
     counts = Counter(row.status for row in table.rows)
     timed = sum(bool(row.ratio) for row in table.rows)

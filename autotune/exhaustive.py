@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
 from datetime import timezone
 
@@ -38,6 +40,7 @@ class Plan:
         points: all configurations of the space.
         sample: how many of them, drawn at random; 0 is all.
         seconds: then it stops, and what is missing is missing.
+        known: a table of an earlier run, whose rows are kept.
     """
 
     points: Sequence[AnyConfig]
@@ -45,6 +48,7 @@ class Plan:
     sample: int = 0
     rounds: int = ROUNDS
     seed: int = 0
+    known: Table | None = None
 
 
 def record(
@@ -62,7 +66,8 @@ def record(
     def left(share: float) -> float:
         return started + share * plan.seconds - clock()
 
-    chosen = _chosen(plan, facts.default)
+    kept = _kept(plan.known, job, facts)
+    chosen = _chosen(plan, facts.default, kept)
     builds: dict[AnyConfig, Build] = {}
     outcomes: dict[AnyConfig, Outcome] = {}
     times: dict[AnyConfig, list[tuple[float, float]]] = {}
@@ -78,7 +83,8 @@ def record(
         _race(timed, facts.default, plan.rounds, device, lambda: left(1.0), tell, times)
     except KeyboardInterrupt:
         pass
-    rows = [_row(x, outcomes[x], builds[x], times.get(x, [])) for x in outcomes]
+    rows = [_row(x, outcomes[x], builds[x], times.get(x, [])) for x in outcomes if x not in kept]
+    rows += kept.values()
     return Table(
         *(job, facts.key, facts.default.to_dict(), facts.ms, len(plan.points), sorted_rows(rows)),
         datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -86,9 +92,24 @@ def record(
     )
 
 
-def _chosen(plan: Plan, default: AnyConfig) -> list[AnyConfig]:
+def _kept(known: Table | None, job: Job, facts: Facts) -> dict[AnyConfig, Row]:
+    """Rows of an earlier run.
+
+    Raises:
+        TuningError: it was for another job, GPU or software.
+    """
+    if known is None:
+        return {}
+    same = replace(known.job, tables="") == replace(job, tables="")
+    if not same or known.key != facts.key or known.config(known.default) != facts.default:
+        differences = "; ".join(known.key.difference(facts.key)) or "another job"
+        raise TuningError(f"the table is for something else: {differences}", fix="another file")
+    return known.by_config
+
+
+def _chosen(plan: Plan, default: AnyConfig, kept: Collection[AnyConfig]) -> list[AnyConfig]:
     """In random order, so that a part is a fair sample; the default first."""
-    others = [x for x in plan.points if x != default]
+    others = [x for x in plan.points if x != default and x not in kept]
     random.Random(plan.seed).shuffle(others)
     return [default, *(others[: plan.sample - 1] if plan.sample else others)]
 
@@ -135,7 +156,10 @@ def _race(
             configs = [default, *chunk]
             first = turn % len(configs)  # nobody always follows the same one
             configs = configs[first:] + configs[:first]
-            (found,) = device.race(configs, 1).rounds
+            try:
+                (found,) = device.race(configs, 1).rounds
+            except TuningError:  # one of them is worse in company; the others are not to blame
+                continue
             base = found[configs.index(default)]
             for config, ms in zip(configs, found, strict=True):
                 if config != default or i == 0:

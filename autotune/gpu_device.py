@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
-from dataclasses import field
 from typing import Any
 
 from maskwright.autotune.child import Answer
@@ -54,7 +53,6 @@ class GpuDevice:
     facts: Facts | None = None
     child: Child | None = None
     respawned: int = 0
-    measured: list[AnyConfig] = field(default_factory=list)
 
     def start(self) -> Facts:
         """See ``Device``.
@@ -89,8 +87,6 @@ class GpuDevice:
                 self._renew()
         if outcome.status == "harness":
             raise TuningError(f"a candidate cannot be measured: {outcome.message}")
-        if outcome.measured:
-            self.measured.append(config)
         return outcome
 
     def race(self, configs: Sequence[AnyConfig], rounds: int) -> Race:

@@ -231,7 +231,12 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
 
 
 def record_table(
-    mask: Any, seconds: float, sample: int = 0, options: Options = Options(), **sizes: Any
+    mask: Any,
+    seconds: float,
+    sample: int = 0,
+    options: Options = Options(),
+    known: Table | None = None,
+    **sizes: Any,
 ) -> Table:
     """Times of every configuration; see ``exhaustive.record``."""
     refuse_where_nobody_waits()
@@ -248,7 +253,7 @@ def record_table(
         target = Target(facts.key, Limits.of(job.mask_node, job.score_node))
         points = tuple(Flat(job.op, job.template).points(target))
         left = max(1.0, seconds - (time.monotonic() - started))
-        plan = Plan(points, left, sample, seed=job.seed)
+        plan = Plan(points, left, sample, seed=job.seed, known=known)
         return record(job, plan, facts, device, compiler, progress.step)
 
 

@@ -37,12 +37,13 @@ def command(
     return found
 
 
-def shape(found: argparse.ArgumentParser, *, q_len: int) -> None:
+def shape(found: argparse.ArgumentParser, *, q_len: int, heads: int | None = None) -> None:
     """Sizes of a call, and its runtime values."""
     found.add_argument("--q-len", type=length, default=q_len, help=f"default {q_len}")
     found.add_argument("--kv-len", type=length, help="default: q_len")
     found.add_argument("--batch", type=positive, default=1)
-    found.add_argument("--heads", type=positive, help="query heads; default 1")
+    text = f"query heads; default {heads or 1}"
+    found.add_argument("--heads", type=positive, default=heads, help=text)
     found.add_argument("--kv-heads", type=positive, help="default: heads")
     found.add_argument("--q-offset", type=int, help="position of row 0; default kv_len - q_len")
     found.add_argument("--seed", type=int, default=0, help="of example data")

@@ -19,10 +19,12 @@ def add(group: Group) -> None:
     tune = options.command(
         group, "tune", "search the fastest configuration", commands.tune, mask=True
     )
-    options.shape(tune, q_len=8192)
+    options.shape(tune, q_len=8192, heads=HEADS)
     _search(tune)
     tune.add_argument(
-        "--table", metavar="PATH", help="time every configuration instead, into this .json.gz"
+        "--table",
+        metavar="PATH",
+        help="time every configuration instead; goes on with a .json.gz that is there",
     )
     tune.add_argument("--sample", type=options.positive, default=0, help="with --table: so many")
     catalog = options.command(
@@ -31,7 +33,7 @@ def add(group: Group) -> None:
     catalog.add_argument("--only", default="", metavar="NAMES", help="e.g. causal,document")
     catalog.add_argument("--again", action="store_true", help="also those that have an entry")
     catalog.add_argument("--q-len", type=options.length, action="append", help="default 8192")
-    catalog.add_argument("--heads", type=options.positive)
+    catalog.add_argument("--heads", type=options.positive, default=HEADS)
     catalog.add_argument("--kv-heads", type=options.positive)
     catalog.add_argument("--batch", type=options.positive, default=1)
     catalog.add_argument("--seed", type=int, default=0, help="of inputs and example data")
@@ -53,7 +55,6 @@ def add(group: Group) -> None:
 
 
 def _search(found: argparse.ArgumentParser) -> None:
-    found.set_defaults(heads=HEADS)
     found.add_argument("--budget", type=float, help="seconds; default 60")
     found.add_argument("--trials", type=options.positive, help="candidates at most")
     found.add_argument("--effort", choices=("quick", "standard", "full"), help="15, 60, 600 s")

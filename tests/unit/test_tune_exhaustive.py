@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from maskwright.autotune.exhaustive import Plan
@@ -52,6 +54,17 @@ def test_a_sample_holds_the_default(setting):
     assert found.config(found.default) in found.by_config
     other = recorded(setting, Plan(points, 1e9, sample=40, rounds=2, seed=1))
     assert set(found.by_config) != set(other.by_config)
+
+
+def test_a_table_is_gone_on_with(setting):
+    _, points, _ = setting
+    first = recorded(setting, Plan(points, 1e9, sample=30, rounds=2))
+    second = recorded(setting, Plan(points, 1e9, sample=30, rounds=3, known=first))
+    assert all(second.by_config[x] == row for x, row in first.by_config.items())
+    assert len(second.rows) == 59  # the default was there
+    other = replace(first, job=replace(first.job, heads=8))
+    with pytest.raises(TuningError, match="for something else"):
+        recorded(setting, Plan(points, 1e9, known=other))
 
 
 def test_time_that_is_up_leaves_a_part(setting):

@@ -168,7 +168,13 @@ def test_a_device_measures_and_compares(device):
 
 @pytest.mark.parametrize(
     ("fault", "status"),
-    [(HANG, "timeout"), (END, "sticky"), (CRASH, "sticky"), (GARBAGE, "sticky"), (STICKY, "sticky")],
+    [
+        (HANG, "timeout"),
+        (END, "sticky"),
+        (CRASH, "sticky"),
+        (GARBAGE, "sticky"),
+        (STICKY, "sticky"),
+    ],
 )
 def test_the_guilty_fails_twice_alone_and_the_next_meets_a_fresh_process(device, fault, status):
     assert device.measure(config(fault), 1.0).status == status
