@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from maskwright.autotune.density import tiles
+from maskwright.autotune.entry import CONFIGS
 from maskwright.autotune.job import Job
 from maskwright.autotune.outcome import Facts
 from maskwright.autotune.outcome import Outcome
@@ -57,7 +58,6 @@ class Bench:
         self.cuda = job.backend != "interpret"
         self.device = torch.device("cuda" if self.cuda else "cpu")
         self.runners: dict[AnyConfig, Runner] = {}
-        self.once: dict[AnyConfig, float] = {}  # ms of a call, about
         self.turns = 0
 
     # -- readiness ----------------------------------------------------------------------------
@@ -70,9 +70,11 @@ class Bench:
         default = Runner(self.job, None)
         first = self._inputs(default, self.job.seed)
         self.sets = [first, *(self._inputs(default, self.job.seed + i) for i in self._more(first))]
-        self.truth = self._truth(first)
+        self.truth = self._truth(default, first)
         default.prepare(first)
         self.default = default.config(first)
+        if type(self.default) is not CONFIGS[self.job.op, self.job.template]:
+            raise TuningError("no Gluon kernel can serve this", fix='backend="triton"')
         self.runners[self.default] = default
         self.error, self.lse = self._errors(default, first, self.truth)
         limit = WRONG[self.job.dtype]
@@ -82,8 +84,7 @@ class Bench:
                 expression=self.default,
                 fix="maskwright check MASK",
             )
-        self.ms = self._warm(default)
-        self.once[self.default] = self.ms
+        self.ms = default.ms = self._warm(default)
         key = tuned.key_of(
             *(self.job.mask_node, self.job.score_node, self.job.op, self.job.template),
             *(first.given[:4], default.shapes(first), default.inside(first)),
@@ -103,8 +104,9 @@ class Bench:
         count = max(2, -(-_OF_L2 * cache // first.nbytes))
         return range(1, max(1, min(count, _MOST_SETS, _MOST_BYTES // first.nbytes)))
 
-    def _truth(self, inputs: Inputs) -> Truth:
-        setting = Setting(self.job.mask_node, self.job.score_node, inputs.values, self.job.q_offset)
+    def _truth(self, runner: Runner, inputs: Inputs) -> Truth:
+        nodes, values = (self.job.mask_node, self.job.score_node), runner.values(inputs)
+        setting = Setting(*nodes, values, self.job.q_offset)
         grad = inputs.given[3] if self.job.op == "backward" else None
         return truth_of(setting, inputs.given, grad)
 
@@ -145,24 +147,22 @@ class Bench:
         if wrong:
             return Outcome("wrong", error=_finite(error), message=wrong)
         self.runners[config] = runner
-        once = min(self._time(runner, 1) for _ in range(3))
-        self.once[config] = once
+        once = runner.ms = min(self._time(runner, 1) for _ in range(3))
         if once > SLOW * best * self.ms:
             return Outcome("slow", once, once / self.ms, error)
         default, pairs = self.runners[self.default], []
         for turn in range(_TURNS):
-            both = [(default, self._count(self.ms)), (runner, self._count(once))]
-            order = both if turn % 2 else both[::-1]
-            times = {id(x): self._time(x, count) for x, count in order}
-            pairs.append((times[id(default)], times[id(runner)]))
-        self.ms = statistics.median(x for x, _ in pairs)
-        ms = self.once[config] = statistics.median(x for _, x in pairs)
+            order = (default, runner) if turn % 2 else (runner, default)
+            times = [self._time(x, self._count(x.ms)) for x in order]
+            pairs.append((times[0], times[1]) if turn % 2 else (times[1], times[0]))
+        self.ms = default.ms = statistics.median(x for x, _ in pairs)
+        ms = runner.ms = statistics.median(x for _, x in pairs)
         return Outcome("ok", ms, statistics.median(y / x for x, y in pairs), error)
 
     def race(self, configs: Sequence[AnyConfig], rounds: int) -> Race:
         """All in turn, in another order each round."""
         runners = [self.runners[x] for x in configs]
-        counts = [self._count(self.once[x], _LONG_TURN_MS) for x in configs]
+        counts = [self._count(x.ms, _LONG_TURN_MS) for x in runners]
         times, clocks = [], []
         self.turns += rounds  # a race that comes in pieces goes on where it was
         for turn in range(self.turns - rounds, self.turns):
@@ -181,7 +181,7 @@ class Bench:
         inputs = self._inputs(default, seed)
         runner = Runner(self.job, config)
         runner.prepare(inputs)
-        error, lse = self._errors(runner, inputs, self._truth(inputs))
+        error, lse = self._errors(runner, inputs, self._truth(default, inputs))
         return self._wrong(error, lse)
 
     def _errors(self, runner: Runner, inputs: Inputs, truth: Truth) -> tuple[float, float]:
@@ -221,7 +221,7 @@ class Bench:
                 calls(count)
                 return (time.perf_counter() - started) * 1e3 / count
             calls(2)  # the second one goes the short way from then on
-            if self.once.get(runner.config(self.sets[0]), 1.0) < _GRAPH_MS:
+            if runner.ms < _GRAPH_MS:
                 return _graph_ms(calls, count)
             return _events_ms(calls, count)
 
@@ -244,9 +244,15 @@ def _events_ms(calls: Callable[[int], None], count: int) -> float:
 def _graph_ms(calls: Callable[[int], None], count: int) -> float:
     """As one graph, so that only the device's time counts."""
     graph: Any = torch.cuda.CUDAGraph()
+    cuda: Any = torch.cuda
+    stream = cuda.Stream()
     torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
+    # Not ``torch.cuda.graph``: it collects garbage each time, for longer than all the calls take.
+    with torch.cuda.stream(stream):
+        graph.capture_begin()
         calls(count)
+        graph.capture_end()
+    torch.cuda.synchronize()
     graph.replay()
     return _events_ms(lambda _: graph.replay(), 1) / count
 

@@ -24,11 +24,12 @@ COLUMNS = ("mask", "kernel", "sizes (log2)", "gpu", "configuration", "ms", "of d
 def tune(args: Namespace, mask: Any, sizes: dict[str, Any]) -> int:
     """``maskwright tune MASK``; 1 if a candidate computed wrong numbers."""
     from maskwright.autotune import tune as tuning
+    from maskwright.autotune.ask import budget_of
 
     sizes |= _of_kernel(args) | {"seed": args.seed}
     if args.table:
         return _record(args, mask, sizes)
-    limits = tuning.budget_of(args.budget, args.trials, args.effort)
+    limits = budget_of(args.budget, args.trials, args.effort)
     found = tuning.tune(mask, limits, _options(args), **sizes)
     if args.json:
         render.print_json(found.to_dict())
@@ -65,9 +66,10 @@ def _record(args: Namespace, mask: Any, sizes: dict[str, Any]) -> int:
 def tune_catalog(args: Namespace) -> int:
     """``maskwright tune --catalog``; what fails is told, and the rest goes on."""
     from maskwright.autotune import tune as tuning
+    from maskwright.autotune.ask import budget_of
     from maskwright.patterns import catalog
 
-    limits = tuning.budget_of(args.budget, args.trials, args.effort)
+    limits = budget_of(args.budget, args.trials, args.effort)
     heads, kv_heads = args.heads, args.kv_heads or args.heads
     only = {x for x in args.only.split(",") if x}
     entries = catalog.entries("paper", heads=heads, kv_heads=kv_heads)

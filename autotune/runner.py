@@ -72,6 +72,7 @@ class Runner:
         # The forward of a backward is the heuristic's, and of Triton: any right one will do.
         self.plain = Attention(mask, score=score)
         self.prepared: Any = None
+        self.ms = 1.0  # of a call, about; until it is known, no call is short
 
     def __call__(self, inputs: Inputs) -> Results:
         """(out, lse), or the gradients of query, key and value."""
@@ -107,6 +108,10 @@ class Runner:
         with compiling():
             self(inputs)
         return True
+
+    def values(self, inputs: Inputs) -> dict[str, Any]:
+        """Runtime values as kernels get them."""
+        return dict(self._call(inputs).values)
 
     def shapes(self, inputs: Inputs) -> Shapes:
         """Sizes of the call."""

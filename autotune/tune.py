@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from maskwright.autotune import lookup
 from maskwright.autotune import store
+from maskwright.autotune.ask import job_of
 from maskwright.autotune.compile_pool import CompilePool
 from maskwright.autotune.compile_pool import workers_of_this_machine
 from maskwright.autotune.entry import Entry
@@ -23,8 +23,9 @@ from maskwright.autotune.exhaustive import record
 from maskwright.autotune.filter import Limits
 from maskwright.autotune.flat import Flat
 from maskwright.autotune.gpu_device import GpuDevice
-from maskwright.autotune.job import Backend
 from maskwright.autotune.job import Job
+from maskwright.autotune.keep import keep_wrong
+from maskwright.autotune.keep import study_folder
 from maskwright.autotune.key import Key
 from maskwright.autotune.outcome import Compiler
 from maskwright.autotune.outcome import Device
@@ -32,14 +33,11 @@ from maskwright.autotune.outcome import NoCompiler
 from maskwright.autotune.progress import Progress
 from maskwright.autotune.proposer import OptunaProposer
 from maskwright.autotune.ranks import from_rank_0
-from maskwright.autotune.record import pretty
 from maskwright.autotune.result import Tuned
 from maskwright.autotune.result import entry_of
 from maskwright.autotune.result import tuned_from
 from maskwright.autotune.result import tuned_of
-from maskwright.autotune.search import EFFORTS
 from maskwright.autotune.search import Budget
-from maskwright.autotune.search import Found
 from maskwright.autotune.search import Study
 from maskwright.autotune.search import search
 from maskwright.autotune.seeds import by_cost
@@ -53,8 +51,6 @@ from maskwright.dsl.errors import TuningError
 from maskwright.runtime import settings
 from maskwright.runtime import tuned
 
-BATCH, HEADS, HEAD_DIM = 1, 16, 128
-_LEAST_TRIALS = 30
 _AHEAD = 8  # proposals under way: more, and they know too little of each other
 
 
@@ -71,82 +67,6 @@ class Options:
     quiet: bool = True
     again: bool = True
     workers: int = 0
-
-
-def job_of(
-    mask: Any,
-    folder: Path | None,
-    *,
-    q_len: int,
-    kv_len: int | None = None,
-    batch: int = BATCH,
-    heads: int = HEADS,
-    kv_heads: int | None = None,
-    head_dim: int = HEAD_DIM,
-    value_dim: int | None = None,
-    dtype: str = "bfloat16",
-    score: Any = None,
-    op: str = "forward",
-    backend: str = "auto",
-    q_offset: int | None = None,
-    seed: int = 0,
-    layout: str = "heads",
-    **bindings: Any,
-) -> Job:
-    """The job that the arguments of ``mw.tune`` describe.
-
-    Args:
-        folder: where tables of runtime values may be kept for the workers.
-
-    Raises:
-        TuningError: an op or backend that cannot be tuned, or no GPU.
-    """
-    kv_len = q_len if kv_len is None else kv_len
-    name = str(dtype).removeprefix("torch.")
-    if layout not in ("heads", "tokens"):
-        raise TuningError(f"no layout {layout!r}", fix='"heads" or "tokens"')
-    if op not in ("forward", "backward") or name not in ("bfloat16", "float16", "float32"):
-        raise TuningError(f"no kernel for op {op!r}, dtype {name!r}", fix='op="forward"')
-    job = Job.of(
-        mask,
-        score,
-        bindings,
-        folder,
-        op=op,
-        backend=_backend(backend),
-        dtype=name,
-        batch=batch,
-        heads=heads,
-        kv_heads=heads if kv_heads is None else kv_heads,
-        q_len=q_len,
-        kv_len=kv_len,
-        head_dim=head_dim,
-        value_dim=head_dim if value_dim is None else value_dim,
-        q_offset=kv_len - q_len if q_offset is None else q_offset,
-        seed=seed,
-        layout=layout,
-    )
-    job.call()  # says what is wrong with sizes and values
-    return job
-
-
-def budget_of(
-    seconds: float | None = None, trials: int | None = None, effort: str | None = None
-) -> Budget:
-    """Seconds and trials of an effort, or as given; trials follow the seconds if left out.
-
-    Raises:
-        TuningError: there is no such effort, or a number is none.
-    """
-    if effort is not None and effort not in EFFORTS:
-        raise TuningError(f"no effort {effort!r}", fix=f"one of {', '.join(EFFORTS)}")
-    known = EFFORTS[effort or "standard"]
-    time_ = known.seconds if seconds is None else float(seconds)
-    many = known.trials if effort else max(_LEAST_TRIALS, round(known.trials * time_ / 60))
-    found = Budget(time_, many if trials is None else int(trials))
-    if not found.seconds > 0 or found.trials < 1:
-        raise TuningError("a budget is a number of seconds above 0, and at least one trial")
-    return found
 
 
 def tune(mask: Any, budget: Budget, options: Options = Options(), **sizes: Any) -> Tuned:
@@ -200,7 +120,7 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         kept = None if options.again else _kept(facts.key)
         if kept is not None:
             return tuned_from(kept, facts.default)
-        folder = stack.enter_context(_study_folder(facts.key))
+        folder = stack.enter_context(study_folder(facts.key))
         progress.log = folder and folder / "trials.jsonl"
         compiler = _compiler(job, facts.key, options, search=True)
         stack.callback(compiler.close)
@@ -219,7 +139,7 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         journal = folder and folder / f"{space.digest}.journal"
         proposer = OptunaProposer(space.knobs, journal, int(facts.key.digest[:8], 16))
         found = search(study, found_device, compiler, proposer, progress.watch, started=started)
-        _keep_wrong(job, found, folder)
+        keep_wrong(job, found, folder)
         if found.winner is None:
             raise TuningError(
                 "no configuration is right, not even the default", fix="maskwright check MASK"
@@ -286,17 +206,13 @@ def many_ranks() -> bool:
     return bool(group.is_available() and group.is_initialized() and group.get_world_size() > 1)
 
 
-def _backend(name: str) -> Backend:
-    if name == "interpret":
-        return "interpret"
-    if name not in ("auto", "triton", "gluon"):
-        raise TuningError(f"backend {name!r} has no configurations", fix='"triton" or "gluon"')
-    if not torch.cuda.is_available():
-        raise TuningError(
-            "tuning measures on a GPU, and torch sees none",
-            fix="entries that were tuned elsewhere are used from the cache directory",
-        )
-    return "gluon" if name == "gluon" else "triton"
+def _compiler(job: Job, key: Key, options: Options, *, search: bool) -> Compiler:
+    if job.backend == "interpret":
+        return NoCompiler()
+    workers = options.workers or workers_of_this_machine()
+    if search:
+        return CompilePool(job, key.hardware, min(workers, _AHEAD))
+    return CompilePool(job, key.hardware, workers, ahead=2 * workers)
 
 
 def _refusal(job: Job, config: AnyConfig) -> str:
@@ -318,61 +234,3 @@ def _kept(key: Key) -> Entry | None:
     """The user's entry for exactly this key."""
     entries = store.user_entries(settings.current().cache_dir, key.software)
     return next((x for x in entries if x.key == key), None)
-
-
-def _compiler(job: Job, key: Key, options: Options, *, search: bool) -> Compiler:
-    if job.backend == "interpret":
-        return NoCompiler()
-    workers = options.workers or workers_of_this_machine()
-    if search:
-        return CompilePool(job, key.hardware, min(workers, _AHEAD))
-    return CompilePool(job, key.hardware, workers, ahead=2 * workers)
-
-
-@contextlib.contextmanager
-def _study_folder(key: Key) -> Iterator[Path | None]:
-    """Where a study is kept, with a lock on it; None where nothing can be written.
-
-    Raises:
-        TuningError: another process tunes the same.
-    """
-    folder = store.root(settings.current().cache_dir) / "studies" / key.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError:
-        yield None
-        return
-    with lock:
-        if not _locked(lock):
-            raise TuningError(
-                f"another process tunes {key.name}", fix="wait for it: its result is found here"
-            )
-        yield folder
-
-
-def _locked(file: Any) -> bool:
-    """The lock is ours until this process ends; true where there are no locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
-
-
-def _keep_wrong(job: Job, found: Found, folder: Path | None) -> None:
-    """What computed wrong numbers is a bug report: everything that repeats it."""
-    if not found.wrong or folder is None:
-        return
-    data = [
-        {"job": job.to_dict(), "config": config.to_dict(), "what": what}
-        for config, what in found.wrong
-    ]
-    with contextlib.suppress(OSError):
-        (folder / "wrong.json").write_text(pretty(data))

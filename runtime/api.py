@@ -470,8 +470,8 @@ def tune(
     Raises:
         TuningError: no GPU, nothing to choose from, a recording graph, or one of many ranks.
     """
+    from maskwright.autotune.ask import budget_of
     from maskwright.autotune.tune import Options
-    from maskwright.autotune.tune import budget_of
     from maskwright.autotune.tune import tune as search
     from maskwright.autotune.tune import tune_on_rank_0
 

@@ -12,8 +12,8 @@ import torch
 import maskwright as mw
 from maskwright import k
 from maskwright import q
+from maskwright.autotune import ask
 from maskwright.autotune import lookup
-from maskwright.autotune import tune
 from maskwright.autotune.child import Child
 from maskwright.autotune.compile_pool import CompilePool
 from maskwright.autotune.gpu_device import GpuDevice
@@ -72,7 +72,7 @@ def test_a_gluon_search():
 def test_compile_workers_fill_the_cache_of_the_gpu():
     """The GPU's process finds machine code that a process without a GPU has made."""
     config = KernelConfig(64, 32, 4, 3)
-    job = tune.job_of(MASK, None, **SIZES)
+    job = ask.job_of(MASK, None, **SIZES)
     device = GpuDevice(job)
     try:
         facts = device.start()
@@ -100,7 +100,7 @@ def _seconds(device, config):
 @pytest.fixture
 def faulty():
     """A device whose worker breaks the GPU for some configurations."""
-    job = tune.job_of(MASK, None, **SIZES)
+    job = ask.job_of(MASK, None, **SIZES)
     program = str(Path(__file__).with_name("faulty_gpu_worker.py"))
     env = {"PYTHONPATH": str(ROOT), "MASKWRIGHT_TUNE": "off"}
     device = GpuDevice(job, spawn=lambda: Child([sys.executable, program], env))
@@ -123,7 +123,7 @@ def test_kernels_that_break_the_gpu_cost_one_candidate(faulty, config, status):
 
 
 def test_the_same_configuration_twice_differs_little():
-    job = tune.job_of(MASK, None, **(SIZES | {"q_len": 8192, "head_dim": 128}))
+    job = ask.job_of(MASK, None, **(SIZES | {"q_len": 8192, "head_dim": 128}))
     device = GpuDevice(job)
     try:
         default = device.start().default

@@ -11,6 +11,8 @@ import torch
 import maskwright as mw
 from maskwright import k
 from maskwright import q
+from maskwright.autotune import ask
+from maskwright.autotune import keep
 from maskwright.autotune import missing
 from maskwright.autotune import runner
 from maskwright.autotune import tune
@@ -48,7 +50,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def job_of(mask=MASK, op="forward", folder=None, **values):
-    return tune.job_of(mask, folder, op=op, backend="interpret", **(SIZES | values))
+    return ask.job_of(mask, folder, op=op, backend="interpret", **(SIZES | values))
 
 
 def test_a_search_is_found_by_the_next_call(tmp_path, capsys):
@@ -68,7 +70,7 @@ def test_a_search_is_found_by_the_next_call(tmp_path, capsys):
     assert kernel.compiled.plan.request.config == found.config
     # A second search with again=False finds the first, and does not search.
     options = tune.Options(again=False)
-    again = tune.tune(MASK, tune.budget_of(), options, **SIZES, backend="interpret")
+    again = tune.tune(MASK, ask.budget_of(), options, **SIZES, backend="interpret")
     assert (again.config, again.reason) == (found.config, "found, not searched")
     json.dumps(found.to_dict())
 
@@ -213,9 +215,9 @@ def test_without_a_gpu_it_says_so():
 def test_two_processes_do_not_tune_the_same(tmp_path, one_thread):
     key = Bench(job_of()).open().key
     with (
-        tune._study_folder(key) as folder,
+        keep.study_folder(key) as folder,
         pytest.raises(TuningError, match="another process"),
-        tune._study_folder(key),
+        keep.study_folder(key),
     ):
         pass
     assert folder is not None

@@ -10,6 +10,7 @@ import pytest
 
 from maskwright import k
 from maskwright import q
+from maskwright.autotune import ask
 from maskwright.autotune import tune
 from maskwright.dsl.errors import TuningError
 
@@ -80,11 +81,11 @@ def test_eight_ranks_agree_on_hits_misses_and_failures(tmp_path):
 def test_one_of_many_ranks_does_not_tune_for_itself(monkeypatch):
     monkeypatch.setattr(tune, "many_ranks", lambda: True)
     with pytest.raises(TuningError, match="one of many"):
-        tune.tune(k <= q, tune.budget_of(), q_len=64, backend="interpret")
+        tune.tune(k <= q, ask.budget_of(), q_len=64, backend="interpret")
 
 
 def test_no_search_while_a_graph_is_recorded(monkeypatch):
     monkeypatch.setattr(tune.torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(tune.torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(TuningError, match="recorded"):
-        tune.tune(k <= q, tune.budget_of(), q_len=64, backend="interpret")
+        tune.tune(k <= q, ask.budget_of(), q_len=64, backend="interpret")
