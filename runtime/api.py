@@ -88,6 +88,7 @@ class Attention:
         self.binder = Binder.of(nodes)
         self._config = self.configs.to_text()
         self._kernels: dict[Any, Kernel] = {}
+        self.choices: dict[Any, Any] = {}  # of tuned configurations, see ``tuned.choose``
         self.hot = Hot(self.binder.params, tables=bool(self.binder.tables))
 
     def __repr__(self) -> str:
@@ -96,7 +97,7 @@ class Attention:
     def __getstate__(self) -> dict[str, Any]:
         """Without what was made for this process: a copy makes it again."""
         hot = Hot(self.binder.params, tables=bool(self.binder.tables))
-        return self.__dict__ | {"_kernels": {}, "hot": hot}
+        return self.__dict__ | {"_kernels": {}, "choices": {}, "hot": hot}
 
     def with_config(self, config: AnyConfig) -> Attention:
         """The same attention with a fixed configuration of one of its kernels."""

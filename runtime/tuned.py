@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from maskwright.runtime.api import Attention
 
 Tensors = tuple[Tensor, ...]
+_MOST_CHOICES = 4096  # kinds of calls remembered for one mask
 _TEMPLATES: tuple[Template, ...] = ("triton", "gluon_sm90")
 _INTERPRETER = Hardware("interpreter", "sm_80", 1, SHARED_KIB[80] * 1024, 0)
 
@@ -110,6 +111,11 @@ def choose(
     searching = current.tune == "on" and where.type == "cuda" and not _capturing(where)
     if index is None or not (index or searching):
         return None
+    # Not every call takes the hot path, and making a key takes longer than the rest of a call.
+    kind = (op, template, searching, where, shapes, inside, *[_kind(x) for x in tensors])
+    known = found.choices.get(kind)
+    if known is not None and known[0] is index:
+        return cast("Choice | None", known[1])
     key = key_of(found.mask, found.score, op, template, tensors, shapes, inside)
     limits = Limits.of(found.mask, found.score)
     choice = index.find(key, lambda x: unfit(x, key, limits))
@@ -119,7 +125,15 @@ def choose(
     if "tune" in current.debug:
         told = index.why_not(key) if choice is None else f"{choice.origin}: {choice.config}"
         print(f"--- maskwright tune ---\n{key.name}: {told}", file=sys.stderr)
+    if len(found.choices) >= _MOST_CHOICES:
+        found.choices.clear()
+    found.choices[kind] = index, choice
     return choice
+
+
+def _kind(x: Tensor) -> tuple[Any, ...]:
+    """What a key takes from a tensor."""
+    return x.dtype, x.stride(), x.data_ptr() % 16
 
 
 def _search(found: Attention, key: Key, shapes: Shapes) -> bool:

@@ -90,6 +90,19 @@ def test_the_lower_time_wins(publish, monkeypatch, by_default, ms, winner):
         assert settled()[0] == ("gluon" if by_default else "triton")
 
 
+def test_a_choice_is_made_once_and_anew_when_entries_are(publish, monkeypatch):
+    publish("triton", TRITON, 0.6)
+    publish("gluon_sm90", FAST, 0.5)
+    attention, made = mw.compile(MASK), []
+    key_of = tuned.key_of
+    monkeypatch.setattr(tuned, "key_of", lambda *args: made.append(1) or key_of(*args))
+    for _ in range(3):
+        assert settled(attention)[0] == "gluon"
+    assert len(made) == 2
+    publish("triton", TRITON, 0.4)
+    assert settled(attention)[0] == "triton"
+
+
 def test_times_of_other_sizes_are_not_compared(publish):
     publish("triton", TRITON, 0.6, length=2048)
     publish("gluon_sm90", FAST, 0.5, length=2048)
@@ -112,7 +125,7 @@ def test_gluon_by_name_takes_what_was_tuned(publish):
     assert settled(asked="gluon") == ("gluon", FAST)
 
 
-def test_a_configuration_for_another_mask_gives_way(publish):
+def test_a_configuration_for_another_mask_gives_way(monkeypatch):
     """Searching a list for every pair fits small tiles only; the nearest entry has large ones."""
     wide = GluonConfig(block_n=128, stages=2, first="producer", bulk_store=True)
     rows = mw.table("rows", ndim=2)
@@ -122,12 +135,8 @@ def test_a_configuration_for_another_mask_gives_way(publish):
     values = {"rows": torch.zeros((1, 4), dtype=torch.int32)}
     call = Call.of(attention.binder, *tensors, values, backend="reference")
     wanted = gluon.request(attention, call)
-    tuned_before = tuned.gluon_config
-    tuned.gluon_config = lambda *_, **__: wide
-    try:
-        assert gluon.request(attention, call) == wanted
-    finally:
-        tuned.gluon_config = tuned_before
+    monkeypatch.setattr(tuned, "gluon_config", lambda *_, **__: wide)
+    assert gluon.request(attention, call) == wanted
 
 
 def test_the_backward_takes_what_was_tuned(publish):
