@@ -128,7 +128,7 @@ def _of_kernel(args: Namespace) -> dict[str, Any]:
 def _options(args: Namespace, again: bool = True) -> Any:
     from maskwright.autotune.tune import Options
 
-    return Options(quiet=args.json, again=again, workers=args.workers)
+    return Options(args.json, again, args.workers, args.sampler)
 
 
 def merge(args: Namespace) -> int:

@@ -61,18 +61,15 @@ class OptunaProposer:
     Args:
         journal: file of the study; None keeps it in memory. A study that was cut short goes on: what
             was under way is proposed again. The caller sees to it that nobody else writes there.
-        sampler: ``tpe``, or ``random`` as a yardstick.
 
     Raises:
         TuningError: Optuna is missing or too old.
     """
 
-    def __init__(
-        self, knobs: tuple[Knob, ...], journal: Path | None, seed: int, sampler: str = "tpe"
-    ) -> None:
+    def __init__(self, knobs: tuple[Knob, ...], journal: Path | None, seed: int) -> None:
         self.knobs, self.journal = knobs, journal
         self.optuna = _optuna()
-        self.sampler = self._sampler(seed, sampler)
+        self.sampler = self._sampler(seed)
         self.trials: dict[int, Any] = {}
         self.resumed: list[tuple[dict[str, Any], Outcome]] = []
         with self._quiet():
@@ -147,12 +144,10 @@ class OptunaProposer:
         self.trials.clear()
         self.study = self._study()
 
-    def _sampler(self, seed: int, name: str) -> Any:
-        samplers = self.optuna.samplers
-        if name == "random":
-            return samplers.RandomSampler(seed=seed)
+    def _sampler(self, seed: int) -> Any:
+        make = self.optuna.samplers.TPESampler
         with self._quiet():
-            return samplers.TPESampler(n_startup_trials=_STARTUP, multivariate=True, seed=seed)
+            return make(n_startup_trials=_STARTUP, multivariate=True, seed=seed)
 
     def _study(self) -> Any:
         storage = None
@@ -258,9 +253,12 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise TuningError("the search needs Optuna", fix="pip install 'optuna>=5'") from error
+        raise TuningError(
+            "the search needs Optuna", fix="pip install 'optuna>=5', or sampler=\"random\""
+        ) from error
     if not hasattr(optuna.trial.Trial, "set_constraint"):
         raise TuningError(
-            f"the search needs Optuna 5, not {optuna.__version__}", fix="pip install 'optuna>=5'"
+            f"the search needs Optuna 5, not {optuna.__version__}",
+            fix="pip install 'optuna>=5', or sampler=\"random\"",
         )
     return optuna

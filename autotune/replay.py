@@ -9,11 +9,11 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from typing import Any
 
+from maskwright.autotune.chance import proposer_of
 from maskwright.autotune.filter import Limits
 from maskwright.autotune.finals import BAND
 from maskwright.autotune.flat import Flat
 from maskwright.autotune.outcome import NoCompiler
-from maskwright.autotune.proposer import OptunaProposer
 from maskwright.autotune.search import Budget
 from maskwright.autotune.search import Found
 from maskwright.autotune.search import Study
@@ -111,7 +111,7 @@ def _search(
         accept=table.by_config.__contains__,
     )
     compiler = NoCompiler({config: row.build for config, row in table.by_config.items()})
-    proposer = OptunaProposer(space.knobs, None, seed, sampler)
+    proposer = proposer_of(sampler, space.knobs, None, seed)
     return search(study, device, compiler, proposer)
 
 

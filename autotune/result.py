@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from datetime import timezone
@@ -98,7 +99,8 @@ def entry_of(study: Study, facts: Facts, found: Found) -> Entry:
         *(facts.gpu, facts.driver, facts.torch, _version()),
         *(study.budget.seconds, found.state.tried, study.space.digest),
     )
-    failed = {name: count for name, count in sorted(found.state.events.items()) if count}
+    counts = Counter(x.status for x in found.state.outcomes.values() if not x.measured)
+    failed: dict[str, int] = dict(sorted(counts.items()))
     rank = study.ranked.index(winner.config) + 1 if winner.config in study.ranked else 0
     return Entry(facts.key, winner.config, result, source, checks, found.tied, failed, rank)
 

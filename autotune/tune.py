@@ -15,6 +15,7 @@ import torch
 from maskwright.autotune import lookup
 from maskwright.autotune import store
 from maskwright.autotune.ask import job_of
+from maskwright.autotune.chance import proposer_of
 from maskwright.autotune.compile_pool import CompilePool
 from maskwright.autotune.compile_pool import workers_of_this_machine
 from maskwright.autotune.entry import Entry
@@ -31,7 +32,6 @@ from maskwright.autotune.outcome import Compiler
 from maskwright.autotune.outcome import Device
 from maskwright.autotune.outcome import NoCompiler
 from maskwright.autotune.progress import Progress
-from maskwright.autotune.proposer import OptunaProposer
 from maskwright.autotune.ranks import from_rank_0
 from maskwright.autotune.result import Tuned
 from maskwright.autotune.result import entry_of
@@ -62,11 +62,13 @@ class Options:
         quiet: show no progress.
         again: search even if there is an entry for exactly this.
         workers: processes that compile; 0 is as many as the machine has room for.
+        sampler: ``tpe`` (Optuna), or ``random``.
     """
 
     quiet: bool = True
     again: bool = True
     workers: int = 0
+    sampler: str = "tpe"
 
 
 def tune(mask: Any, budget: Budget, options: Options = Options(), **sizes: Any) -> Tuned:
@@ -137,7 +139,8 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
             ranked=tuple(by_cost(job, space, target)),
         )
         journal = folder and folder / f"{space.digest}.journal"
-        proposer = OptunaProposer(space.knobs, journal, int(facts.key.digest[:8], 16))
+        seed = int(facts.key.digest[:8], 16)
+        proposer = proposer_of(options.sampler, space.knobs, journal, seed)
         found = search(study, found_device, compiler, proposer, progress.watch, started=started)
         keep_wrong(job, found, folder)
         if found.winner is None:

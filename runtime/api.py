@@ -446,6 +446,7 @@ def tune(
     trials: int | None = None,
     effort: str | None = None,
     progress: bool = False,
+    sampler: str = "tpe",
     distributed: bool = False,
     **options: Any,
 ) -> Tuned:
@@ -461,6 +462,7 @@ def tune(
         trials: candidates at most; follows the budget if None.
         effort: ``quick`` (15 s), ``standard`` (60 s) or ``full`` (600 s) instead of a budget.
         progress: show a line on stderr.
+        sampler: ``tpe`` proposes by Optuna, ``random`` needs no Optuna, and more trials.
         distributed: in a distributed job rank 0 searches and all ranks get the same; every rank must
             call. Without it such a process refuses.
         options: ``kv_len``, ``batch`` (1), ``heads`` (16), ``kv_heads``, ``head_dim`` (128),
@@ -478,4 +480,4 @@ def tune(
 
     limits = budget_of(None if effort else budget, trials, effort)
     run = tune_on_rank_0 if distributed else search
-    return run(mask, limits, Options(quiet=not progress), q_len=q_len, **options)
+    return run(mask, limits, Options(quiet=not progress, sampler=sampler), q_len=q_len, **options)

@@ -11,6 +11,7 @@ from maskwright.runtime import commands
 if TYPE_CHECKING:
     from maskwright.runtime.cli_options import Group
 
+SAMPLERS = ("tpe", "random")
 HEADS = 16  # where none are given: enough programs to fill a GPU
 
 
@@ -44,7 +45,7 @@ def add(group: Group) -> None:
     replay.add_argument("inputs", nargs="+", metavar="TABLE", help=".json.gz files, directories")
     replay.add_argument("--searches", type=options.positive, default=50)
     replay.add_argument("--trials", type=options.positive, default=80)
-    replay.add_argument("--sampler", choices=("tpe", "random"), default="tpe")
+    replay.add_argument("--sampler", choices=SAMPLERS, default="tpe")
     merge = options.command(group, "tune merge", "join tuned configurations", commands.tune_merge)
     merge.add_argument("inputs", nargs="+", metavar="PATH", help="entry files, or directories")
     merge.add_argument(
@@ -67,4 +68,5 @@ def _search(found: argparse.ArgumentParser) -> None:
     found.add_argument("--value-dim", type=options.positive, help="default: head_dim")
     found.add_argument("--layout", default="heads", choices=("heads", "tokens"))
     found.add_argument("--workers", type=options.positive, default=0, help="compiling processes")
+    found.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="who proposes")
     found.add_argument("--dashboard", action="store_true", help="say how to look at the trials")

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from maskwright.autotune.chance import proposer_of
 from maskwright.autotune.flat import Flat
 from maskwright.autotune.outcome import Outcome
 from maskwright.autotune.proposer import OptunaProposer
 from maskwright.autotune.proposer import finished_journal
 from maskwright.autotune.space import Knob
+from maskwright.dsl.errors import TuningError
 from maskwright.runtime.cache import MaskwrightWarning
 
 ROOT = Path(__file__).parents[2]
@@ -159,3 +161,30 @@ def test_every_space_can_be_proposed(op, template, make_entry):
     assert made[0] == config
     assert len({str(x) for x in made if x is not None}) >= 3
     assert all(space.values(x) == ask.values for x, ask in zip(made, asked, strict=True) if x)
+
+
+def test_proposals_at_random_need_no_optuna():
+    code = (
+        "import sys; sys.modules['optuna'] = None\n"
+        "from maskwright.autotune.chance import proposer_of\n"
+        "from maskwright.autotune.flat import Flat\n"
+        "from maskwright.dsl.errors import TuningError\n"
+        "knobs = Flat('forward', 'triton').knobs\n"
+        "p = proposer_of('random', knobs, None, 0)\n"
+        "p.seed({'first': 1}); print(p.ask().values, len({str(p.ask().values) for _ in range(50)}))\n"
+        "try: proposer_of('tpe', knobs, None, 0)\n"
+        "except TuningError as error: print(error.fix)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    first, fix = done.stdout.splitlines()
+    assert first.startswith("{'first': 1} "), done.stderr
+    assert int(first.split()[-1]) >= 40
+    assert "random" in fix
+    with pytest.raises(TuningError, match="no sampler"):
+        proposer_of("genetic", KNOBS, None, 0)

@@ -111,7 +111,11 @@ def test_a_fault_costs_one_candidate(target, status):
 
 
 def test_many_faults_of_all_kinds(target):
-    found = run(study_of(target, 40), Fake(target, every=2))
+    device = Fake(target, every=2)
+    found = run(study_of(target, 40), device)
+    entry = entry_of(found.state.study, device.start(), found)
+    assert set(entry.failed) <= set(BAD)
+    assert sum(entry.failed.values()) >= 10
     assert found.winner is not None
     assert sum(found.state.events[x] for x in BAD) >= 10
 
