@@ -40,7 +40,8 @@ def gluon_request(
     config: GluonConfig | None = None,
 ) -> tuple[Request, str]:
     """(request, why the template cannot serve it: empty if it can)."""
-    chosen = config or default_gluon(head_dim, value_dim, granule=granule(mask))
+    uneven = mask is not n.Const(value=True)
+    chosen = config or default_gluon(head_dim, value_dim, granule=granule(mask), uneven=uneven)
     request = Request(mask, score, dtype, head_dim, value_dim, inside, has_sinks, chosen)
     reason = _unfit_sizes(request, chosen)
     if reason:

@@ -83,7 +83,7 @@ def test_explain_says_why():
         {"registers": 248},
         {"consumers": 3, "registers": 168},
         {"first": "nobody"},
-        {"pingpong": "named"},
+        {"stages": 4, "consumers": 3, "pingpong": True},
         {"programs": 4},
         {"persistent": True, "programs": -1},
     ],

@@ -22,7 +22,7 @@ SAMPLES = (
 )
 KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]  # a list of tiles
 SEARCHED = (k // 64).isin(mw.table("found", ndim=3)[b, h])  # a search for every pair
-SEVERAL = GluonConfig(block_n=64, persistent=True, pingpong="barrier", bulk_store=True)
+SEVERAL = GluonConfig(block_n=64, persistent=True, pingpong=True, bulk_store=True)
 KINDS = (
     *({"op": "forward"}, {"op": "backward"}, {"backend": "gluon"}),
     {"backend": "gluon", "config": SEVERAL},
