@@ -58,11 +58,9 @@ def nsa_blocks(
         ShapeError: for tensors or sizes that do not fit.
     """
     check_inputs(query, key)
-    if compressed is None:
-        compressed = means(key, span, stride)
     kv_len = key.shape[2]
-    if compressed.shape[2] != max(0, (kv_len - span) // stride + 1):
-        raise ShapeError("compressed has another length", expression=str(tuple(compressed.shape)))
+    compressed = means(key, span, stride) if compressed is None else compressed
+    _check_length(compressed, max(0, (kv_len - span) // stride + 1))
     query = query[:, :, max(0, query.shape[2] - kv_len) :]
     offset = kv_len - query.shape[2]
     sizes = Sizes(span, stride, block, first, recent)
@@ -78,6 +76,13 @@ def nsa_blocks(
         scores = group_weights(part, compressed, sizes.hidden(position, compressed), scale) @ share
         found[:, :, place] = ascending(top(sizes.forced(position, scores), count))
     return {"block_idx": found}
+
+
+def _check_length(compressed: Tensor, length: int) -> None:
+    if compressed.shape[2] != length:
+        raise ShapeError(
+            f"these keys make {length} compressed ones", expression=str(tuple(compressed.shape))
+        )
 
 
 @dataclass(frozen=True)
