@@ -30,8 +30,8 @@ def nsa_blocks(
 ) -> dict[str, Tensor]:
     """For each token and KV head the blocks of keys to attend to; for ``block_list(1, block)``.
 
-    Compressed key ``j`` stands for keys ``[stride * j, stride * j + span)``; a query at position
-    ``a`` sees it from ``a >= stride * j + span - 1`` on; ``p`` is the softmax over those.
+    A compressed key ``j`` stands for keys ``[stride * j, stride * j + span)``; queries see it from
+    position ``a = stride * j + span - 1`` on; ``p`` is the softmax over what they see.
 
         score[a, bk] = sum over the group's query heads, and over j, of
                        p[head, a, j] * (keys that j and bk share) / stride
@@ -45,14 +45,13 @@ def nsa_blocks(
         compressed: (B, Hkv, J, D), J = (Sk - span) // stride + 1; means by default.
         span, stride: of a compressed key.
         block, first, recent: keys of a block; blocks that are always among them.
-        scale: of the logits; D ** -0.5 by default.
+        scale: D ** -0.5 by default.
 
     Returns:
         ``block_idx`` int32 (B, Hkv, Sk, count), ascending, padded with -1, for
         ``block_list(1, block, head_axis="kv")``. Positions before the first query: padding.
 
-    Source: NSA. The sum over the group is the paper's; the FSA version read takes one query head.
-    Its implementations round scores to bfloat16 before they choose; these are not rounded.
+    Source: NSA; its sum over the group. FSA takes one query head, and rounds scores to bfloat16.
 
     Raises:
         ShapeError: for tensors or sizes that do not fit.
@@ -65,8 +64,7 @@ def nsa_blocks(
     offset = kv_len - query.shape[2]
     sizes = Sizes(span, stride, block, first, recent)
     share = overlap(compressed, -(-kv_len // block), sizes)
-    shape = (*key.shape[:2], kv_len, count)
-    found = torch.full(shape, -1, dtype=torch.int32, device=key.device)
+    found = key.new_full((*key.shape[:2], kv_len, count), -1, dtype=torch.int32)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     rows = max(1, SCORES // (query.shape[0] * query.shape[1] * max(1, compressed.shape[2])))
     for start in range(0, query.shape[2], rows):
