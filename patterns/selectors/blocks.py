@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from maskwright.dsl.errors import ShapeError
+from maskwright.patterns.selectors.choose import Budget
 from maskwright.patterns.selectors.choose import ascending
 from maskwright.patterns.selectors.choose import check_inputs
 from maskwright.patterns.selectors.choose import grouped
 from maskwright.patterns.selectors.choose import split
 from maskwright.patterns.selectors.choose import top
+from maskwright.patterns.selectors.choose import widest
 
 SCORES = 2**26  # scores that are held at a time
 
@@ -18,7 +20,7 @@ SCORES = 2**26  # scores that are held at a time
 def block_top_k(
     query: Tensor,
     key: Tensor,
-    count: int = 100,
+    count: Budget = 100,
     *,
     block_q: int = 64,
     block_k: int = 64,
@@ -34,7 +36,7 @@ def block_top_k(
 
     Args:
         query, key: (B, Hq, Sq, D) and (B, Hkv, Sk, D); means and scores are in float32.
-        count: blocks to keep.
+        count: blocks to keep, of all heads or of each.
         block_q, block_k: sizes of the blocks, as in ``block_list(block_q, block_k)``.
         causal: whether the pattern is.
         sink_blocks, local_blocks: first blocks, and last blocks up to the query's own, that are
@@ -58,7 +60,7 @@ def block_top_k(
     offset = kv_len - query.shape[2]
     means = block_means(query, block_q, offset)
     key_means = block_means(key, block_k)[:, :, None].transpose(-1, -2)
-    shape = (*query.shape[:2], -(-kv_len // block_q), count)
+    shape = (*query.shape[:2], -(-kv_len // block_q), widest(count))
     found = torch.full(shape, -1, dtype=torch.int32, device=key.device)
     rows = max(1, SCORES // (shape[0] * shape[1] * key_means.shape[-1]))
     block = torch.arange(key_means.shape[-1], device=key.device)
