@@ -20,6 +20,7 @@ from benchmarks.table import times
 from benchmarks.table import tried
 from benchmarks.table_counts import host_cost_table
 from benchmarks.table_counts import recompiles_table
+from benchmarks.table_lists import lists_table
 from benchmarks.table_training import training_table
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def table_of(result: Result) -> Table:
         "sweep": sweep_table,
         "compile_speed": compile_table,
         "training": training_table,
+        "lists": lists_table,
         "host_cost": host_cost_table,
         "recompiles": recompiles_table,
     }

@@ -18,6 +18,7 @@ FOLDER = Path(__file__).parent / "results"
 MODULES = {
     "forward": "benchmarks.bench",
     "training": "benchmarks.train",
+    "lists": "benchmarks.lists",
     "host_cost": "benchmarks.host_cost",
     "recompiles": "benchmarks.recompiles",
     "sweep": "benchmarks.sweep",

@@ -1,9 +1,10 @@
-"""Kernels of the selectors compile to machine code without a GPU."""
+"""Kernels of the selectors, and of the benchmarks' vertical-slash peer, compile to machine code without a GPU."""
 
 from __future__ import annotations
 
 import pytest
 
+from benchmarks.peers import minference_kernel as peer
 from maskwright.patterns.selectors import slash_kernel
 from maskwright.runtime.offline import _resources
 
@@ -15,15 +16,19 @@ def _empty_triton_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
-def compiled(function, dtype, arch, **sizes):
-    """The kernel for aligned tensors of a head dimension of 128."""
+FLOATS = dict.fromkeys(("lse", "columns", "diagonals"), "*fp32") | {"scale": "fp32"}
+LISTS = ("vertical", "slash", "tile_count", "tile_start", "column_count", "column_index")
+
+
+def compiled(function, dtype, arch, num_warps=8, **sizes):
+    """The kernel for aligned tensors."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    pointers = {"query": dtype, "key": dtype}
-    floats = dict.fromkeys(("lse", "columns", "diagonals"), "*fp32") | {"scale": "fp32"}
-    kinds = {name: (pointers | floats).get(name, "i32") for name in function.arg_names}
+    known = dict.fromkeys(("query", "key", "value", "out"), dtype) | FLOATS
+    known |= dict.fromkeys(LISTS, "*i32")
+    kinds = {name: known.get(name, "i32") for name in function.arg_names}
     kinds |= dict.fromkeys(sizes, "constexpr")
     attrs = {
         (i,): [["tt.divisibility", 16]]
@@ -31,7 +36,9 @@ def compiled(function, dtype, arch, **sizes):
         if kind.startswith("*") or name.startswith("stride_")
     }
     source = ASTSource(function, kinds, sizes, attrs)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": 8})
+    return triton.compile(
+        source, target=GPUTarget("cuda", arch, 32), options={"num_warps": num_warps}
+    )
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -42,7 +49,15 @@ def test_vertical_slash(name, target):
         sizes["STEPS"] = slash_kernel.STEPS
     found = compiled(getattr(slash_kernel, name), *target, **sizes)
     registers, stack = _resources(found.asm["cubin"])
-    print(name, target, registers, stack, found.metadata.shared)
     assert 0 < registers <= 255
     assert found.metadata.shared <= (227 if target[1] == 90 else 163) * 1024
     assert stack == 0
+
+
+def test_the_peer():
+    build = compiled(peer.build_kernel, "*bf16", 90, 1, ROWS=64, KEYS=64, LANES=32)
+    attend = compiled(peer.attend_kernel, "*bf16", 90, 4, DIM=128, ROWS=64, KEYS=64)
+    for found in (build, attend):
+        registers, stack = _resources(found.asm["cubin"])
+        assert 0 < registers <= 255
+        assert stack == 0
