@@ -31,9 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all rows and write the result file."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = parser().parse_args(given)
+    check_names(args)
+    rows = rows_of(args)
     result = results.header(given, KIND)
     path = args.out or results.default_path(result, KIND)
-    for row in rows_of(args):
+    for row in rows:
         if not args.quiet:
             print(f"{row.name} ...", file=sys.stderr, flush=True)
         result["cases"] += run_child(args, row) if args.child_timeout > 0 else [run_here(args, row)]
@@ -64,6 +66,15 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--device", default="cuda")
     add_shape(found)
     return found
+
+
+def check_names(args: argparse.Namespace) -> None:
+    """Refuse unknown peers before anything runs."""
+    from benchmarks.lists_case import CONTESTANTS
+
+    unknown = sorted({name for name in args.peers.split(",") if name} - set(CONTESTANTS))
+    if unknown:
+        parser().error(f"unknown: {', '.join(unknown)} (known: {', '.join(CONTESTANTS)})")
 
 
 def rows_of(args: argparse.Namespace) -> list[Row]:

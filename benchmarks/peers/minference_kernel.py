@@ -66,6 +66,31 @@ def build_kernel(
 
 
 @triton.jit
+def with_keys(
+    query_tile, key, value, keys, here, seen, peak, total, acc, stride_kn, stride_vn, scale,
+    DIM: tl.constexpr,
+):  # fmt: skip
+    """The online softmax, with some more keys."""
+    dims = tl.arange(0, DIM)
+    key_tile = tl.load(
+        key + keys[:, None] * stride_kn + dims[None, :], mask=here[:, None], other=0.0
+    )
+    scores = tl.dot(query_tile, tl.trans(key_tile), input_precision="ieee") * scale
+    scores = tl.where(seen, scores, float("-inf"))
+    higher = tl.maximum(peak, tl.max(scores, 1))
+    base = tl.where(higher == float("-inf"), 0.0, higher)
+    weights = tl.exp2(scores - base[:, None])
+    alpha = tl.exp2(peak - base)
+    value_tile = tl.load(
+        value + keys[:, None] * stride_vn + dims[None, :], mask=here[:, None], other=0.0
+    )
+    acc = tl.dot(
+        weights.to(value_tile.dtype), value_tile, acc * alpha[:, None], input_precision="ieee"
+    )
+    return higher, total * alpha + tl.sum(weights, 1), acc
+
+
+@triton.jit
 def attend_kernel(
     query, key, value, out, tile_count, tile_start, column_count, column_index,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
@@ -91,44 +116,19 @@ def attend_kernel(
     acc = tl.zeros([ROWS, DIM], tl.float32)
     for step in range(tl.load(tile_count + lists)):
         keys = tl.load(tile_start + lists * n_slash + step) + lane
-        here = keys < length
-        key_tile = tl.load(
-            key + keys[:, None] * stride_kn + dims[None, :], mask=here[:, None], other=0.0
-        )
-        scores = tl.dot(query_tile, tl.trans(key_tile), input_precision="ieee") * scale
-        scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
-        higher = tl.maximum(peak, tl.max(scores, 1))
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        weights = tl.exp2(scores - base[:, None])
-        alpha = tl.exp2(peak - base)
-        value_tile = tl.load(
-            value + keys[:, None] * stride_vn + dims[None, :], mask=here[:, None], other=0.0
-        )
-        acc = tl.dot(
-            weights.to(value_tile.dtype), value_tile, acc * alpha[:, None], input_precision="ieee"
-        )
-        total = total * alpha + tl.sum(weights, 1)
-        peak = higher
+        seen = keys[None, :] <= rows[:, None]
+        peak, total, acc = with_keys(
+            query_tile, key, value, keys, keys < length, seen, peak, total, acc,
+            stride_kn, stride_vn, scale, DIM,
+        )  # fmt: skip
     count = tl.load(column_count + lists)
     for start in range(0, count, KEYS):
         here = start + lane < count
         keys = tl.load(column_index + lists * n_vertical + start + lane, mask=here, other=0)
-        key_tile = tl.load(
-            key + keys[:, None] * stride_kn + dims[None, :], mask=here[:, None], other=0.0
-        )
-        scores = tl.dot(query_tile, tl.trans(key_tile), input_precision="ieee") * scale
-        scores = tl.where(here[None, :], scores, float("-inf"))
-        higher = tl.maximum(peak, tl.max(scores, 1))
-        weights = tl.exp2(scores - higher[:, None])
-        alpha = tl.exp2(peak - higher)
-        value_tile = tl.load(
-            value + keys[:, None] * stride_vn + dims[None, :], mask=here[:, None], other=0.0
-        )
-        acc = tl.dot(
-            weights.to(value_tile.dtype), value_tile, acc * alpha[:, None], input_precision="ieee"
-        )
-        total = total * alpha + tl.sum(weights, 1)
-        peak = higher
+        peak, total, acc = with_keys(
+            query_tile, key, value, keys, here, here[None, :], peak, total, acc,
+            stride_kn, stride_vn, scale, DIM,
+        )  # fmt: skip
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
     out += b.to(tl.int64) * stride_ob + h.to(tl.int64) * stride_oh
     tl.store(
