@@ -19,6 +19,7 @@ MODULES = {
     "forward": "benchmarks.bench",
     "training": "benchmarks.train",
     "lists": "benchmarks.lists",
+    "head_mix": "benchmarks.head_mix",
     "host_cost": "benchmarks.host_cost",
     "recompiles": "benchmarks.recompiles",
     "sweep": "benchmarks.sweep",

@@ -1,4 +1,4 @@
-"""The table of runtime lists."""
+"""The tables of runtime lists and of heads of two kinds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from benchmarks.table import Entry
 from benchmarks.table import Result
 from benchmarks.table import Table
 from benchmarks.table import absent
+from benchmarks.table import cell
 from benchmarks.table import origin
 from benchmarks.table import reasons
 from benchmarks.table import spread
@@ -63,3 +64,28 @@ def _cell(found: dict[str, Entry], name: str, failed: str | None) -> str:
 
 def _mib(entry: Entry) -> str:
     return f"{entry['prepare_mib']:.1f}" if "prepare_mib" in entry else NONE
+
+
+def head_mix_table(result: Result) -> Table:
+    """One row a length."""
+    cases: list[Entry] = result["cases"]
+    rows: list[list[str]] = []
+    for case in cases:
+        found, predicted = case["contestants"], case.get("predicted_ms")
+        mix = found.get("head_mix", {})
+        rows.append(
+            [
+                str(case["shape"]["seq"]),
+                *(cell(found.get(name), case.get("failed")) for name in ("causal", "head_mix")),
+                NONE if predicted is None else f"{predicted:.3f}",
+                NONE if predicted is None else f"{100 * mix['ms'] / predicted - 100:+.1f} %",
+                f"{100 * case['loss'] - 100:.1f} %" if "loss" in case else NONE,
+            ]
+        )
+    header = ["S", "causal", "head mix", "predicted ms", "measured against it", "order loses"]
+    notes = [
+        "TFLOP/s on attended pairs (ms). Predicted: causal ms x ratio of pairs.",
+        "order loses: modelled, from tile counts and 264 slots (launch_order.py).",
+        *(spread(cases) + reasons(cases) + origin(result)),
+    ]
+    return Table("Streaming and causal heads in one launch", header, rows, notes)

@@ -71,7 +71,7 @@ def top(scores: Tensor, budget: Budget, *, head_dim: int = 1) -> Tensor:
     behind = size - 1 - torch.arange(size, device=scores.device)
     found = (_ordered(scores) * 2**32 + behind).topk(kept, sorted=each).values
     index = size - 1 - found % 2**32
-    index = index.masked_fill(found // 2**32 == _ordered(scores.new_tensor(-torch.inf)), -1)
+    index = index.masked_fill(found // 2**32 == _NOTHING, -1)
     if not isinstance(budget, int):
         limits = _limits(tuple(budget), scores.device)
         limits = limits.reshape([-1 if x == head_dim else 1 for x in range(scores.dim())])
@@ -104,6 +104,9 @@ def _ordered(scores: Tensor) -> Tensor:
     """Int64 numbers in the order of float32 scores."""
     bits = (scores.float() + 0.0).view(torch.int32)  # -0.0 becomes 0.0
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+
+
+_NOTHING = int(_ordered(torch.tensor(-torch.inf)))
 
 
 @lru_cache(maxsize=256)

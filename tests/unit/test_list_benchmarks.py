@@ -12,11 +12,15 @@ torch = pytest.importorskip("torch")
 import maskwright as mw  # noqa: E402
 from benchmarks import cases  # noqa: E402
 from benchmarks import correct  # noqa: E402
+from benchmarks import head_mix  # noqa: E402
+from benchmarks import launch_order  # noqa: E402
 from benchmarks import list_cases  # noqa: E402
 from benchmarks import lists  # noqa: E402
 from benchmarks import lists_case  # noqa: E402
 from benchmarks import report  # noqa: E402
 from benchmarks.list_cases import Row  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = Row(512, 64, 140, 3)
 SHAPE = cases.Shape(1, 2, 1, 512, 16, "float32")
@@ -159,3 +163,48 @@ def test_names_are_refused_before_anything_runs(capsys):
         with pytest.raises(SystemExit):
             lists.main([option, "--device=cpu"])
         assert option.split("=")[1] in capsys.readouterr().err
+
+
+# -- heads of two kinds ---------------------------------------------------------------------------
+def test_programs_cost_the_tiles_they_visit():
+    costs = launch_order.program_costs(mw.patterns.causal(), 512, 2, 1)
+    assert costs.tolist() == [[2, 4, 6, 8]] * 2
+    mixed = mw.by_head([0, 1], [mw.patterns.causal(), mw.patterns.sliding_window(0, 0)])
+    assert launch_order.program_costs(mixed, 512, 2, 1).tolist() == [[2, 4, 6, 8], [2, 2, 2, 2]]
+    assert launch_order.launched(np.array([[1, 2], [3, 4]])) == [2, 4, 1, 3]
+    assert launch_order.by_head(np.array([[1, 2], [3, 4]])) == [4, 3, 2, 1]
+
+
+def test_the_loss_of_an_order():
+    assert launch_order.loss([8, 8], slots=2) == 1.0
+    assert launch_order.loss([1, 1, 8], slots=2) > launch_order.loss([8, 1, 1], slots=2) == 1.0
+
+
+@pytest.mark.parametrize("seq", [2048, 8192, 32768])
+@pytest.mark.parametrize("streaming", [1, 4, 7])
+def test_long_heads_do_not_trail(seq, streaming):
+    """Causal and streaming heads: the kernel's order is within 5 % of the least time."""
+    kinds = [int(head // 4 < streaming) for head in range(32)]
+    mask = mw.by_head(kinds, [mw.patterns.causal(), mw.patterns.a_shape(64, 256)])
+    costs = launch_order.program_costs(mask, seq, 32, 8)
+    assert launch_order.loss(launch_order.launched(costs)) < 1.05
+
+
+def test_the_mix_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(correct, "SAMPLES", 4)
+    out = tmp_path / "mix.json"
+    options = ["--device=cpu", "--dtype=float32", "--heads=4", "--kv-heads=2", "--head-dim=16"]
+    options += ["--rounds=2", "--target-ms=1", "--seqs=600", "--quiet", f"--out={out}"]
+    assert head_mix.main(options) == 0
+    result = json.loads(out.read_text())
+    (case,) = result["cases"]
+    pairs = {name: entry["pairs"] for name, entry in case["contestants"].items()}
+    dense = mw.to_dense(mw.parse(case["mask"]), 600, heads=4, kv_heads=2)
+    assert pairs == {"causal": 4 * 600 * 601 // 2, "head_mix": dense.sum()}
+    assert dense[0, 1].sum() == 600 * 601 // 2
+    assert dense[0, 2].sum() < dense[0, 1].sum()
+    ratio = pairs["head_mix"] / pairs["causal"]
+    assert case["predicted_ms"] == pytest.approx(
+        case["contestants"]["causal"]["ms"] * ratio, rel=1e-3
+    )
+    assert report.table_of(result).rows[0][0] == "600"
