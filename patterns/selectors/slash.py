@@ -56,8 +56,7 @@ def vertical_slash(
     """
     check_inputs(query, key)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    found = _sums(backend, query)(query, key, last, scale)
-    by_column, by_diagonal = found
+    by_column, by_diagonal = _sums(backend, query, key, last, scale)
     by_column[..., :first] = torch.inf
     by_diagonal[..., :recent] = torch.inf
     return {"v_idx": top(by_column, columns), "s_idx": top(by_diagonal, diagonals)}
@@ -84,11 +83,16 @@ def last_weights(query: Tensor, key: Tensor, last: int, scale: float) -> Tensor:
     return weights.flatten(1, 2)
 
 
-def _sums(backend: str, query: Tensor):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _sums(
+    backend: str, query: Tensor, key: Tensor, last: int, scale: float
+) -> tuple[Tensor, Tensor]:
     if backend not in ("auto", "torch", "triton"):
         raise ShapeError(f"unknown backend {backend!r}", fix="auto, torch or triton")
     if backend == "torch" or (backend == "auto" and not query.is_cuda):
-        return torch_sums
+        return torch_sums(query, key, last, scale)
+    if not query.is_cuda:
+        raise ShapeError("the kernels need CUDA tensors", fix='backend="torch"')
     from maskwright.patterns.selectors.slash_kernel import triton_sums
 
-    return triton_sums
+    with torch.cuda.device(query.device):
+        return triton_sums(query, key, last, scale)

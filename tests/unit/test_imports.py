@@ -89,6 +89,13 @@ def test_every_public_name_resolves():
     assert set(maskwright.__all__) <= set(dir(maskwright))
 
 
+def test_selectors_come_when_they_are_asked_for():
+    pytest.importorskip("torch")
+    assert maskwright.patterns.selectors.vertical_slash is not maskwright.patterns.vertical_slash
+    with pytest.raises(AttributeError, match="no attribute 'selector'"):
+        _ = maskwright.patterns.selector
+
+
 def test_unknown_names_raise():
     with pytest.raises(AttributeError, match="no attribute 'attentoin'"):
         _ = maskwright.attentoin

@@ -150,8 +150,10 @@ def test_shapes_that_do_not_fit(shapes):
     for selector in (selectors.vertical_slash, selectors.block_top_k, selectors.nsa_blocks):
         with pytest.raises(mw.ShapeError):
             selector(query, key)
-    with pytest.raises(mw.ShapeError, match="backend"):
-        selectors.vertical_slash(torch.zeros(1, 2, 8, 4), torch.zeros(1, 2, 8, 4), backend="gpu")
+    query = torch.zeros(1, 2, 8, 4)
+    for backend, says in (("gpu", "backend"), ("triton", "CUDA")):
+        with pytest.raises(mw.ShapeError, match=says):
+            selectors.vertical_slash(query, query, backend=backend)
 
 
 # -- blocks ---------------------------------------------------------------------------------------
