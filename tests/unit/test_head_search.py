@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 import maskwright as mw  # noqa: E402
 from maskwright.patterns import selectors as s  # noqa: E402
+from maskwright.patterns.selectors.candidates import _marked  # noqa: E402
 from maskwright.patterns.selectors.search import best  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,6 +60,12 @@ def test_recall_and_share_are_those_of_the_dense_mask():
             assert found.share == pytest.approx(
                 int(kept[0, head].sum()) / int((position + 1).sum())
             )
+
+
+def test_padding_marks_nothing():
+    found = _marked(torch.tensor([[2, -1, 0, 2], [-1, -1, -1, -1]]), 4)
+    assert found.tolist() == [[True, False, True, False], [False] * 4]
+    assert not _marked(torch.tensor([[-1, 3]]), 4)[0, :3].any()
 
 
 def test_budgets_and_ties():

@@ -228,6 +228,13 @@ def test_overlap_weighs_five_keys():
     assert share[:, 0].tolist()[:5] == [2.0, 2.0, 2.0, 1.0, 0.0]
 
 
+def test_a_compressed_key_is_seen_from_its_last_key_on():
+    sizes = nsa.Sizes(span=32, stride=16, block=64, first=1, recent=2)
+    position = torch.tensor([[30], [31], [46], [47]])
+    hidden = sizes.hidden(position, torch.zeros(1, 1, 3, 1))
+    assert (~hidden).sum(-1).tolist() == [0, 1, 1, 2]
+
+
 @pytest.mark.parametrize(("q_len", "kv_len"), [(160, 160), (40, 170)])
 def test_nsa_blocks(q_len, kv_len):
     query, key = inputs(q_len, kv_len)
@@ -296,6 +303,17 @@ def test_delta_pages_take_the_largest_head_of_each_key():
     assert found[0, 0].tolist() == sorted(np.argsort(-scores)[:4].tolist())
 
 
+def test_delta_prefers_what_one_head_needs_to_what_all_like_a_little():
+    """One head puts half its weight on page 1; each of four puts a fifth on page 3."""
+    key = torch.zeros(1, 1, 40, 4)
+    key[0, 0, 8, 0] = key[0, 0, 24, 1] = 1.0
+    query = torch.zeros(1, 5, 1, 4)
+    query[0, 0, 0, 0] = math.log(39)  # weight 39 of 78
+    query[0, 1:, 0, 1] = math.log(39 / 4)
+    found = selectors.delta_pages(query, key, 2, page=8, recent=1, scale=1.0)["pages"]
+    assert found[0, 0].tolist() == [1, 4]
+
+
 def test_pages_as_columns_are_the_same_mask():
     query, key = inputs(1, 75)
     cases = (
@@ -307,6 +325,7 @@ def test_pages_as_columns_are_the_same_mask():
         mask = selectors.page_mask(16, head_axis=axis)
         dense = mw.to_dense(mask, 1, 75, **sizes, pages=pages.numpy())
         lists = selectors.columns_of_pages(pages, 16, 75, heads=4)
+        assert lists["v_idx"].max() == 74
         lists = {name: x.numpy() for name, x in lists.items()}
         same = mw.to_dense(patterns.vertical_slash(), 1, 75, **sizes, **lists)
         assert (dense == same).all()
