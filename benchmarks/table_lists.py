@@ -1,4 +1,4 @@
-"""The tables of runtime lists and of heads of two kinds."""
+"""The tables of runtime lists, of heads of two kinds, and of selectors."""
 
 from __future__ import annotations
 
@@ -89,3 +89,31 @@ def head_mix_table(result: Result) -> Table:
         *(spread(cases) + reasons(cases) + origin(result)),
     ]
     return Table("Streaming and causal heads in one launch", header, rows, notes)
+
+
+def select_table(result: Result) -> Table:
+    """One row a length, one column a selector."""
+    cases: list[Entry] = result["cases"]
+    names = tried(cases)
+    rows = [
+        [
+            str(case["shape"]["seq"]),
+            *(_selected(case["contestants"].get(name), case.get("failed")) for name in names),
+        ]
+        for case in cases
+    ]
+    notes = ["ms (peak MiB), median of rounds in turn."]
+    notes += [
+        f"{case['shape']['seq']}: {100 * entry['agrees']:.2f} % of the kernels' entries are torch's."
+        for case in cases
+        for entry in case["contestants"].values()
+        if "agrees" in entry
+    ]
+    return Table("Selectors", ["S", *names], rows, [*notes, *reasons(cases), *origin(result)])
+
+
+def _selected(entry: Entry | None, failed: str | None) -> str:
+    missing = absent(entry, failed)
+    if entry is None or missing:
+        return missing
+    return f"{entry['ms']:.3f} ({entry['mib']:.1f})"

@@ -18,6 +18,7 @@ from benchmarks import list_cases  # noqa: E402
 from benchmarks import lists  # noqa: E402
 from benchmarks import lists_case  # noqa: E402
 from benchmarks import report  # noqa: E402
+from benchmarks import select_cost  # noqa: E402
 from benchmarks.list_cases import Row  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -208,3 +209,21 @@ def test_the_mix_on_a_cpu(tmp_path, monkeypatch):
         case["contestants"]["causal"]["ms"] * ratio, rel=1e-3
     )
     assert report.table_of(result).rows[0][0] == "600"
+
+
+def test_the_cost_of_selection(tmp_path):
+    out = tmp_path / "cost.json"
+    options = ["--device=cpu", "--dtype=float32", "--heads=2", "--kv-heads=1", "--head-dim=16"]
+    options += ["--rounds=2", "--target-ms=1", "--seqs=300", "--quiet", f"--out={out}"]
+    assert select_cost.main(options) == 0
+    result = json.loads(out.read_text())
+    found = result["cases"][0]["contestants"]
+    assert found["vertical_slash"]["agrees"] == 1.0
+    assert found["nsa_blocks"]["ms"] > 0
+    table = report.table_of(result)
+    assert table.header[:3] == ["S", "vertical_slash", "vertical_slash_torch"]
+    assert "100.00 %" in table.notes[1]
+    half = select_cost.agreement(
+        {"v_idx": torch.tensor([[[1, 2, -1]]])}, {"v_idx": torch.tensor([[[-1, 2, 3]]])}
+    )
+    assert half == 0.5
