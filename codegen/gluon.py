@@ -18,8 +18,8 @@ from maskwright.codegen.config import dividing
 from maskwright.codegen.config import padded
 from maskwright.dsl.errors import LoweringError
 
-# Whether ``backend="auto"`` takes Gluon kernels on sm_90 where they can serve: off until measured.
-GLUON_BY_DEFAULT = False
+# Whether ``backend="auto"`` takes Gluon kernels on sm_90 where they can serve.
+GLUON_BY_DEFAULT = True
 
 ROWS = 64  # of a consumer: what one asynchronous product of a warp-group takes
 THREADS = 128  # of a warp-group
