@@ -108,15 +108,16 @@ def name_sources(schedule: Schedule, emitter: Emitter) -> None:
             case "diagonals":
                 text = _on_diagonal(row, f"bits_{i}_zero", source.shift, tile, emitter)
             case _:
-                place = _place(source, i, emitter)
+                place = _place(source, i, tile, emitter)
                 block = _block_of(source, tile)
                 text = f"{emitter.helper('is_listed')}({row}, {block}, bits_{i}_words, {place})"
         emitter.names[source.member] = text
 
 
-def _place(source: Source, number: int, emitter: Emitter) -> str:
+def _place(source: Source, number: int, tile: TileShape, emitter: Emitter) -> str:
+    """Number of a query's row. A block of numbers, at the level of the membership."""
     if source.index is None:
-        return "q * 0"
+        return "k * 0" if tile.transposed else "q * 0"
     zero = n.Sym(f"bits_{number}_zero")
     return emitter.emit(n.Arith("-", source.index, zero), TILE)
 

@@ -17,7 +17,9 @@ from maskwright.codegen.granule import granule
 from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.sources import derive_sources
 from maskwright.codegen.sources import sources_of
+from maskwright.codegen.sources_walk import prepared_bytes
 from maskwright.codegen.tile import TileShape
+from maskwright.codegen.walk import Call
 
 BLOCKS, TOPK, PAGES = (
     mw.table("blocks", ndim=4),
@@ -135,15 +137,15 @@ def test_explain_counts_the_listed_tiles():
 
 def test_index_memory_follows_the_lists():
     """A longer list costs in proportion; tiles that are not listed cost nothing."""
-    sizes = {"tile": (128, 64), "heads": 2}
+    node = ((k <= q) & LISTED).node
 
     def taken(length, count):
-        blocks = np.full((1, 2, length // 128, count), -1)
-        return mw.explain((k <= q) & LISTED, length, blocks=blocks, **sizes).to_dict()[
-            "table_bytes"
-        ]
+        values = {"blocks": np.full((1, 2, length // 128, count), -1)}
+        call = Call(length, length, 0, 1, 2, 2, values)
+        return prepared_bytes(node, schedule_of(node, TILE), call)
 
-    base = taken(32768, 0)  # bits, and three numbers a tile
-    assert base <= 2 * 4 * (512 + 4) * (256 // 32 + 1) + 2 * 256 * 12 + 8
+    base = taken(32768, 0)  # bits, and three numbers a tile of queries
+    assert base == 2 * 4 * (512 + 4) * 9 + 2 * 256 * 12 + 8
+    # Two tiles of queries an entry: blocks of queries may begin inside a tile.
     assert taken(32768, 8) - base == 2 * 4 * 256 * 8 * 2
     assert taken(32768, 16) - base == 2 * 4 * 256 * 16 * 2
