@@ -19,7 +19,7 @@ from maskwright.codegen.sources import derive_sources
 from maskwright.codegen.tile import TileShape
 from maskwright.runtime.fuzz_checks import check_lists
 
-SEEDS, KERNEL_SEEDS = 200, 8
+SEEDS, KERNEL_SEEDS = 200, 4
 TILES = ((32, 16), (16, 32), (64, 64), (16, 64), (96, 32))
 
 
