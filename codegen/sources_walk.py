@@ -150,20 +150,25 @@ _BEFORE = ((0, 0), (0, 0), (1, 0), (1, 0))
 def prepared_bytes(mask: n.Node, schedule: Schedule, call: Call) -> int:
     """Bytes of bits and listed tiles, as the host of the kernel makes them."""
     counts = {"heads": call.heads, "kv_heads": call.kv_heads, "1": 1}
-    tile, words, of = schedule.tile, 0, []
+    words = 0
+    for source in schedule.sources:
+        words += _bits(source, call)[0] * counts[heads_of(source.member.row.index)]
+    heads, tiles = counts[heads_of((mask,))], call.q_tiles(schedule.tile)
+    listed = call.batch * heads * (most_tiles(schedule, call) + 3 * tiles) + 2
+    return 4 * (words * call.batch + listed)
+
+
+def most_tiles(schedule: Schedule, call: Call) -> int:
+    """How many tiles the lists of one batch entry and head can reach, whatever they hold."""
+    tile, of = schedule.tile, []
     tiles, walked = call.q_tiles(tile), call.kv_tiles(tile)
     for source in schedule.sources:
-        row = source.member.row
-        size, lists = _bits(source, call)
-        words += size * counts[heads_of(row.index)]
         times, all_queries = reach(source, tile)
         queries = walked if tile.transposed else tiles
-        length = int(np.shape(call.values[row.table.name])[-1])
-        of.append(length * lists * times * (queries if all_queries else 1))
-    bound = min(tiles * walked, sum(min(of[i] for i in way) for way in schedule.ways))
-    heads = counts[heads_of((mask,))]
-    listed = call.batch * heads * (bound + 3 * tiles) + 2
-    return 4 * (words * call.batch + listed)
+        length = int(np.shape(call.values[source.member.row.table.name])[-1])
+        entries = length * _bits(source, call)[1]
+        of.append(entries * times * (queries if all_queries else 1))
+    return min(tiles * walked, sum(min(of[i] for i in way) for way in schedule.ways))
 
 
 def _bits(source: Source, call: Call) -> tuple[int, int]:

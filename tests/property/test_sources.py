@@ -16,6 +16,8 @@ from maskwright.codegen.api import inside
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.sources import derive_sources
+from maskwright.codegen.sources_walk import SourcesWalk
+from maskwright.codegen.sources_walk import most_tiles
 from maskwright.codegen.tile import TileShape
 from maskwright.runtime.fuzz_checks import check_lists
 
@@ -97,6 +99,9 @@ def test_every_pair_is_met_once(chunk):
                 followed += 1
                 shown = np.swapaxes(dense, 2, 3) if transposed else dense
                 check_lists(schedule, call, shown, tail=not transposed)
+                # There is room for what is listed.
+                some, _ = SourcesWalk(schedule, call).met(np.arange(call.q_tiles(tile)))
+                assert some.sum((2, 3)).max(initial=0) <= most_tiles(schedule, call)
     assert followed > 1.8 * SEEDS // 4
 
 
