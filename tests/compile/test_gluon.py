@@ -26,6 +26,7 @@ from maskwright.runtime.cross import cross_compile
 CAUSAL = k <= q
 SLOPE = mw.table("slope", dtype=float)
 KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]
+LEFT_OUT = mw.table("left_out", ndim=4)
 SEVERAL = default_gluon(128, 128)
 FULL = default_gluon(128, 128, uneven=False)
 ONE = replace(SEVERAL, persistent=False)
@@ -38,7 +39,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "document": (patterns.document(), {}),
     "list": (KEPT, {}),
     "score": (CAUSAL, {"score": (mw.s + SLOPE[h] * (k - q)).node}),
-    "block_list": (patterns.block_list(64, 64), {}),
+    "searched": ((k <= q) & ~(k // 64).isin(LEFT_OUT[mw.b, h, q // 64]), {}),
     "plain": (CAUSAL, {"config": GluonConfig()}),
     "bulk_store": (CAUSAL, {"config": GluonConfig(bulk_store=True)}),
     "producer_first": (CAUSAL, {"config": GluonConfig(first="producer")}),
@@ -60,7 +61,7 @@ KEPT_IN_MEMORY = {
     "d256": 40,
     "document": 72,
     "score": 16,
-    "block_list": 24,
+    "searched": 24,
     "one_full": 24,
     "one_d64": 8,
     "one_d256": 24,
@@ -91,7 +92,7 @@ def test_machine_code(name):
     # Two products of a step, in pieces of 16 along what they sum over.
     pieces = config.pads(head_dim, head_dim)[0] // 16 + config.block_n // 16
     # One loop, or smaller tiles.
-    if name not in ("strided", "list", "block_list"):
+    if name not in ("strided", "list", "searched"):
         assert found["HGMMA"] >= 2 * config.consumers * pieces
     # Each wait ends a whole product: waits for single instructions would be as many as those.
     assert found["HGMMA"] >= 4 * found["WARPGROUP.DEPBAR"]
