@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ from maskwright.autotune.job import Backend
 from maskwright.autotune.job import Job
 from maskwright.autotune.search import EFFORTS
 from maskwright.autotune.search import Budget
+from maskwright.codegen.gluon import GLUON_BY_DEFAULT
+from maskwright.codegen.gluon_backward import default_gluon_backward
+from maskwright.codegen.gluon_plan import gluon_backward_request
+from maskwright.codegen.gluon_plan import gluon_request
+from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.dsl.errors import TuningError
+from maskwright.runtime.gluon import SMALL
 
 BATCH, HEADS, HEAD_DIM = 1, 16, 128
 _LEAST_TRIALS = 30
@@ -71,7 +78,7 @@ def job_of(
         layout=layout,
     )
     job.call()  # says what is wrong with sizes and values
-    return job
+    return replace(job, backend="gluon") if backend == "auto" and _takes_gluon(job) else job
 
 
 def budget_of(
@@ -91,6 +98,22 @@ def budget_of(
     if not found.seconds > 0 or found.trials < 1:
         raise TuningError("a budget is a number of seconds above 0, and at least one trial")
     return found
+
+
+def _takes_gluon(job: Job) -> bool:
+    """Calls with ``backend="auto"`` take a Gluon kernel, so that is the one to tune."""
+    if not GLUON_BY_DEFAULT or torch.cuda.get_device_capability() != (9, 0) or job.q_len <= SMALL:
+        return False
+    mask, score = job.mask_node, job.score_node
+    sizes = job.dtype, job.head_dim, job.value_dim
+    reason = gluon_request(
+        mask, score, dtype=job.dtype, head_dim=job.head_dim, value_dim=job.value_dim
+    )[1]
+    if reason or job.op == "forward":
+        return not reason
+    config = default_gluon_backward(job.head_dim, job.value_dim)
+    request = BackwardRequest(mask, score, *sizes, inside=True, config=config, tables=())
+    return not gluon_backward_request(request)[1]
 
 
 def _backend(name: str) -> Backend:

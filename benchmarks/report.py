@@ -20,6 +20,9 @@ from benchmarks.table import times
 from benchmarks.table import tried
 from benchmarks.table_counts import host_cost_table
 from benchmarks.table_counts import recompiles_table
+from benchmarks.table_lists import head_mix_table
+from benchmarks.table_lists import lists_table
+from benchmarks.table_lists import select_table
 from benchmarks.table_training import training_table
 
 if TYPE_CHECKING:
@@ -53,6 +56,9 @@ def table_of(result: Result) -> Table:
         "sweep": sweep_table,
         "compile_speed": compile_table,
         "training": training_table,
+        "lists": lists_table,
+        "head_mix": head_mix_table,
+        "select_cost": select_table,
         "host_cost": host_cost_table,
         "recompiles": recompiles_table,
     }

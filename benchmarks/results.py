@@ -18,6 +18,9 @@ FOLDER = Path(__file__).parent / "results"
 MODULES = {
     "forward": "benchmarks.bench",
     "training": "benchmarks.train",
+    "lists": "benchmarks.lists",
+    "head_mix": "benchmarks.head_mix",
+    "select_cost": "benchmarks.select_cost",
     "host_cost": "benchmarks.host_cost",
     "recompiles": "benchmarks.recompiles",
     "sweep": "benchmarks.sweep",

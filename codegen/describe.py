@@ -25,6 +25,7 @@ from maskwright.dsl.text import to_text
 SOURCE_FORMAT = 1
 _WORTH_A_NAME = 16  # characters
 _MET = {"crossed": "a listed diagonal crosses it", "filled": "listed diagonals fill it"}
+_LISTED = {"crossed": "runtime lists cross it", "filled": "runtime lists fill it"}
 
 
 def brief(node: n.Node) -> str:
@@ -97,13 +98,13 @@ def _renamed(segment: Segment, table: dict[n.Node, n.Node]) -> Segment:
     return Segment(lo, hi, period, segment.met)
 
 
-def segment_text(segment: Segment) -> str:
-    """One segment: tiles [lo, hi), every so many."""
+def segment_text(segment: Segment, met: dict[str, str] = _MET) -> str:
+    """One segment: tiles [lo, hi), every so many; ``met`` says what lists have to do with it."""
     text = f"[{brief(segment.lo)}, {brief(segment.hi)})"
     if segment.period is not None:
         p = segment.period
         text += f" where (tile - {brief(p.origin)}) mod {p.period} < {brief(p.width)}"
-    return text if segment.met is None else f"{text} where {_MET[segment.met]}"
+    return text if segment.met is None else f"{text} where {met[segment.met]}"
 
 
 def schedule_dicts(schedule: Schedule) -> list[dict[str, object]]:
@@ -113,7 +114,7 @@ def schedule_dicts(schedule: Schedule) -> list[dict[str, object]]:
     originals += schedule.gather.segments if schedule.gather else ()
     for (kind, segment), original in zip(show(schedule).segments, originals, strict=True):
         shape = "columns" if kind == "gather" else _shape(schedule, original)
-        found.append(_segment_dict(segment, kind) | {"shape": shape})
+        found.append(_segment_dict(segment, kind, _met(schedule)) | {"shape": shape})
     return found
 
 
@@ -121,20 +122,24 @@ def _shape(schedule: Schedule, segment: Segment) -> str:
     if not schedule.closed:
         return "tile list"
     if segment.met is not None:
-        return "diagonals"
+        return "listed tiles" if schedule.sources else "diagonals"
     if any(isinstance(x, n.Search) for y in (segment.lo, segment.hi) for x in n.walk(y)):
         return "table-bounded"
     return "range" if segment.period is None else "strided"
 
 
-def _segment_dict(segment: Segment, kind: str) -> dict[str, object]:
+def _met(schedule: Schedule) -> dict[str, str]:
+    return _LISTED if schedule.sources else _MET
+
+
+def _segment_dict(segment: Segment, kind: str, met: dict[str, str]) -> dict[str, object]:
     found: dict[str, object] = {"kind": kind, "lo": brief(segment.lo), "hi": brief(segment.hi)}
     if segment.period is not None:
         found["period"] = segment.period.period
         found["origin"] = brief(segment.period.origin)
         found["width"] = brief(segment.period.width)
     if segment.met is not None:
-        found["where"] = _MET[segment.met]
+        found["where"] = met[segment.met]
     return found
 
 
@@ -146,7 +151,7 @@ def schedule_lines(schedule: Schedule) -> list[str]:
         lines.append("runtime lists, put in order on the device")
     listed = f" columns {brief(schedule.gather.member)}, unless visited" if schedule.gather else ""
     lines += [
-        f"{kind:9} {segment_text(s)}{listed if kind == 'gather' else ''}"
+        f"{kind:9} {segment_text(s, _met(schedule))}{listed if kind == 'gather' else ''}"
         for kind, s in shown.segments
     ]
     lines += [f"  {name} = {text}" for name, text in shown.names]

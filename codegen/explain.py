@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from maskwright.codegen import sources_walk
 from maskwright.codegen.describe import brief
 from maskwright.codegen.describe import schedule_dicts
 from maskwright.codegen.describe import schedule_lines
@@ -29,6 +30,7 @@ from maskwright.dsl.evaluate import grid
 _CHUNK = 1 << 16  # rows evaluated at a time
 _EXACT_LIMIT = 1 << 31  # pairs evaluated one by one where no closed form counts them
 _LISTED_CHUNK = 16  # query tiles evaluated at a time against all tiles of keys
+_MOST_MARKS = 1 << 25  # pairs of a query and a block of keys, evaluated at a time
 _SAMPLES = 64  # query tiles looked at beyond that limit
 
 
@@ -57,7 +59,7 @@ class Explanation:
         every = sum(tiles.values()) or 1
         kind = "closed form" if d["closed_form"] else "general path (announced)"
         kind = "runtime lists, prepared on the device" if d["listed"] else kind
-        columns = [f"gathered  {d['gathered']:,} columns"] if d["listed"] else []
+        columns = [f"gathered  {d['gathered']:,} columns"] if _gathers(d) else []
         shape = f"B {d['batch']}, H {d['heads']}/{d['kv_heads']}, Sq {d['q_len']}, Sk {d['kv_len']}"
         return "\n".join(
             [
@@ -73,6 +75,10 @@ class Explanation:
                 *(f"note      {r}" for r in d["reasons"]),
             ]
         )
+
+
+def _gathers(data: dict[str, Any]) -> bool:
+    return any(x["kind"] == "gather" for x in data["schedule"])
 
 
 def explain_call(
@@ -104,7 +110,7 @@ def explain_call(
         "closed_form": schedule.closed and not schedule.listed,
         "listed": schedule.listed,
         "gathered": gathered * repeat,
-        "table_bytes": _table_bytes(schedule, small, (full + partial)),
+        "table_bytes": _table_bytes(mask, schedule, call, small, full + partial),
         "pairs": pairs * repeat,
         "pairs_dense": dense,
         "density": pairs * repeat / dense if dense else 0.0,
@@ -198,12 +204,21 @@ def _tiles(mask: n.Node, schedule: Schedule, call: Call) -> tuple[int, int, int,
 def _tiles_of_lists(schedule: Schedule, call: Call) -> tuple[int, int, int, bool]:
     walk = ListedWalk(schedule, call)
     full = partial = gathered = 0
-    for tiles in _chunks(call.q_tiles(schedule.tile), _LISTED_CHUNK):
+    for tiles in _chunks(call.q_tiles(schedule.tile), _listed_chunk(schedule, call)):
         met = walk.meets(tiles)
         full += int(met.full.sum())
         partial += int(met.partial.sum())
         gathered += int((met.gathered * walk.columns).sum())
     return full, partial, gathered, False
+
+
+def _listed_chunk(schedule: Schedule, call: Call) -> int:
+    """Query tiles evaluated at a time against all tiles (or blocks) of keys."""
+    least = min((x.block for x in schedule.sources if x.index is not None), default=0)
+    if not least:
+        return _LISTED_CHUNK
+    each = schedule.tile.block_m * (call.kv_len // least + 1) * call.batch * call.heads
+    return max(1, min(_LISTED_CHUNK, _MOST_MARKS // each))
 
 
 def _tiles_one_by_one(mask: n.Node, tile: TileShape, call: Call) -> tuple[int, int, bool]:
@@ -219,10 +234,12 @@ def _tiles_one_by_one(mask: n.Node, tile: TileShape, call: Call) -> tuple[int, i
     return round(full * scale), round(partial * scale), scale != 1.0
 
 
-def _table_bytes(schedule: Schedule, call: Call, tiles: int) -> int:
+def _table_bytes(mask: n.Node, schedule: Schedule, every: Call, call: Call, tiles: int) -> int:
     """Bytes of what the device computes before the kernel."""
     rows = call.batch * call.heads * call.q_tiles(schedule.tile)
     searches = 4 * len(searches_of(schedule.walked)) * rows
+    if schedule.sources:
+        return searches + sources_walk.prepared_bytes(mask, schedule, every)
     if schedule.listed:
         return searches + prepared_bytes(schedule, call, call.heads)
     return searches + (0 if schedule.closed else 4 * tiles + (8 + 4 + 8) * rows)

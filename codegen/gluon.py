@@ -18,27 +18,33 @@ from maskwright.codegen.config import dividing
 from maskwright.codegen.config import padded
 from maskwright.dsl.errors import LoweringError
 
-# Whether ``backend="auto"`` takes Gluon kernels on sm_90 where they can serve: off until measured.
-GLUON_BY_DEFAULT = False
+# Whether ``backend="auto"`` takes Gluon kernels on sm_90 where they can serve.
+GLUON_BY_DEFAULT = True
 
 ROWS = 64  # of a consumer: what one asynchronous product of a warp-group takes
-_THREADS = 128  # of a warp-group
+THREADS = 128  # of a warp-group
 _FILE = 64 * 1024  # registers of a multiprocessor
 SWIZZLE = 64  # 16-bit elements in the widest swizzle of shared memory
 WIDEST = 256  # columns of one product
 _SHARED = SHARED_KIB[90] * 1024
-_BARRIERS = 1024  # bytes: barriers, and what partitions hand over
+BARRIERS = 1024  # bytes: barriers, and what partitions hand over
 
 _SECTION_MIB = 32  # of the L2 for keys and values, as in FlashAttention-3
 
 Role: TypeAlias = Literal["producer", "consumer"]
-Pingpong: TypeAlias = Literal["none", "barrier"]
+
+NAMES = range(6, 16)  # of named barriers; Triton uses those below
 
 
 class GluonTemplate:
     """What the configurations of Gluon kernels have in common."""
 
     stages: int
+
+    @property
+    def first_name(self) -> int:
+        """Named barriers of the two rings: one a slot of the first, then one a slot of the second."""
+        return NAMES.start
 
     @property
     def loads(self) -> Literal["descriptor"]:
@@ -74,7 +80,8 @@ class GluonConfig(GluonTemplate):
         persistent: as many programs as fit the GPU compute all tiles of queries in turn, so that
             the end of one overlaps with the first copies of the next.
         programs: of a persistent grid; 0 is one for each multiprocessor.
-        pingpong: how consumers keep from issuing products at the same time.
+        pingpong: consumers issue their products one after the other, not at the same time.
+        query_registers: full tiles are multiplied by queries in registers, not in shared memory.
     """
 
     block_n: int = 128
@@ -85,13 +92,14 @@ class GluonConfig(GluonTemplate):
     bulk_store: bool = False
     persistent: bool = False
     programs: int = 0
-    pingpong: Pingpong = "none"
+    pingpong: bool = False
+    query_registers: bool = False
 
     def __post_init__(self) -> None:
         if self.block_n not in (16, 32, 64, 128, 256):
             raise LoweringError("block_n is a power of two from 16 to 256", expression=self)
-        if self.consumers not in (2, 3) or not 1 <= self.stages <= 8:
-            raise LoweringError("two or three consumers, one to eight stages", expression=self)
+        if self.consumers not in (2, 3) or not 1 <= self.stages <= 5:
+            raise LoweringError("two or three consumers, one to five stages", expression=self)
         if self.registers % 8 or self.registers < 0 or not 24 <= self.producer_registers <= 240:
             raise LoweringError(
                 f"{self.registers} registers leave {self.producer_registers} for the producer",
@@ -102,8 +110,8 @@ class GluonConfig(GluonTemplate):
             raise LoweringError("first is producer or consumer", expression=self)
         if self.programs < 0 or (self.programs and not self.persistent):
             raise LoweringError("programs are those of a persistent grid", expression=self)
-        if self.pingpong not in ("none", "barrier"):
-            raise LoweringError("pingpong is none or barrier", expression=self)
+        if self.first_turn + self.consumers * self.pingpong > NAMES.stop:
+            raise LoweringError(f"more than {len(NAMES)} named barriers", expression=self)
 
     @property
     def block_m(self) -> int:
@@ -113,7 +121,7 @@ class GluonConfig(GluonTemplate):
     @property
     def launch_registers(self) -> int:
         """Of a thread when the kernel starts: an equal share, in steps of 8."""
-        return _FILE // (_THREADS * (self.consumers + 1)) // 8 * 8
+        return _FILE // (THREADS * (self.consumers + 1)) // 8 * 8
 
     @property
     def consumer_registers(self) -> int:
@@ -141,6 +149,16 @@ class GluonConfig(GluonTemplate):
         return [self.consumer_registers] * (self.consumers - 1) + [self.producer_registers]
 
     @property
+    def first_turn(self) -> int:
+        """Named barriers of the turns of consumers: one each."""
+        return NAMES.start + 2 * self.stages
+
+    @property
+    def empty_threads(self) -> int:
+        """Threads that come to a named barrier of the rings: all consumers, and the producer."""
+        return THREADS * self.consumers + (THREADS if self.first == "producer" else 32)
+
+    @property
     def section_mib(self) -> int:
         """Keys and values of the heads that a persistent grid works on at a time, in MiB."""
         return _SECTION_MIB
@@ -156,21 +174,25 @@ class GluonConfig(GluonTemplate):
     def _bytes(self, head_dim: int, value_dim: int, query_slots: int) -> int:
         head, value = self.pads(head_dim, value_dim)
         ring = self.stages * self.block_n * (head + value)
-        return 2 * (query_slots * self.block_m * head + ring) + _BARRIERS
+        return 2 * (query_slots * self.block_m * head + ring) + BARRIERS
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
 
-def default_gluon(head_dim: int, value_dim: int, *, granule: int | None = None) -> GluonConfig:
+def default_gluon(
+    head_dim: int, value_dim: int, *, granule: int | None = None, uneven: bool = True
+) -> GluonConfig:
     """The fastest of what docs/hopper-log.md has measured, as far as it compiles without spills.
 
     Args:
         granule: key tiles should divide this (the period or block of a strided mask).
+        uneven: there is a mask; without one all tiles of queries take equally long.
     """
     width = max(padded(head_dim), padded(value_dim))
     block_n = dividing(128 if width <= 128 else 64, granule)
     made = GluonConfig(block_n=block_n, stages=3 if width <= 64 else 2, first="producer")
     head, value = made.pads(head_dim, value_dim)
-    return replace(made, bulk_store=head == value)
+    held = not uneven and width <= 128
+    return replace(made, bulk_store=head == value, persistent=uneven, query_registers=held)

@@ -9,13 +9,15 @@ from typing import Literal
 
 from maskwright.codegen.config import SHARED_KIB
 from maskwright.codegen.config import padded
+from maskwright.codegen.gluon import BARRIERS
+from maskwright.codegen.gluon import NAMES
 from maskwright.codegen.gluon import ROWS
 from maskwright.codegen.gluon import SWIZZLE
+from maskwright.codegen.gluon import THREADS
 from maskwright.codegen.gluon import GluonTemplate
 from maskwright.dsl.errors import LoweringError
 
 _WIDEST = 128  # columns of a head: gradients of keys and values fill the registers
-_BARRIERS = 1024
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,27 @@ class GluonBackwardConfig(GluonTemplate):
         stages: tiles of queries, and of gradients of the output, that fit the ring.
         links: tiles of gradients of scores in shared memory.
         registers: of a consumer's thread.
-        overlap: the gradient of the queries of a tile is computed beside the scores of the next.
+        release: how consumers hand slots of the rings back: by barriers in shared memory, at which
+            all warps of a consumer meet before one arrives, or by named ones, as the forward does.
+            They also meet at a named one once a step: who comes there has read the link before, so
+            two links need no other barrier.
     """
 
     block_m: int = 64
     stages: int = 2
     links: int = 2
     registers: int = 240
-    overlap: bool = False
+    release: Literal["barrier", "named"] = "barrier"
 
     def __post_init__(self) -> None:
         if self.block_m not in (64, 128):
             raise LoweringError("block_m is 64 or 128", expression=self)
         if not 1 <= self.stages <= 4 or not 1 <= self.links <= 4:
             raise LoweringError("one to four stages and links", expression=self)
+        if self.release not in ("barrier", "named"):
+            raise LoweringError("release is barrier or named", expression=self)
+        if self.release == "named" and (self.links < 2 or 2 * self.stages >= len(NAMES)):
+            raise LoweringError("named barriers: two links or more, four stages", expression=self)
         if self.registers % 8 or not 160 <= self.registers <= 240:
             raise LoweringError(
                 f"{self.registers} registers of a consumer's thread",
@@ -61,6 +70,11 @@ class GluonBackwardConfig(GluonTemplate):
     def block_n(self) -> int:
         """Keys of a tile."""
         return self.consumers * ROWS
+
+    @property
+    def empty_threads(self) -> int:
+        """Threads that come to a named barrier of the rings: all consumers, and the producer."""
+        return THREADS * self.consumers + 32
 
     @property
     def splits(self) -> Literal["columns", "rows"]:
@@ -102,7 +116,7 @@ class GluonBackwardConfig(GluonTemplate):
         halves = (self.block_n + self.stages * self.block_m) * (head + value)
         halves += self.links * self.block_n * self.block_m
         words = 2 * self.stages * self.block_m + self.block_n * self.part_dims(head)
-        return 2 * halves + 4 * words + _BARRIERS
+        return 2 * halves + 4 * words + BARRIERS
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -112,7 +126,8 @@ class GluonBackwardConfig(GluonTemplate):
 def default_gluon_backward(head_dim: int, value_dim: int) -> GluonBackwardConfig:
     """A configuration for a head size."""
     wide = max(padded(head_dim), padded(value_dim)) > SWIZZLE
-    return GluonBackwardConfig(block_m=64 if wide else 128)
+    # With 64 columns a named barrier gains 4 %; with 128 it costs spills (docs/hopper-log.md).
+    return GluonBackwardConfig(64) if wide else GluonBackwardConfig(128, release="named")
 
 
 def unfit_backward(dtype: str, head_dim: int, value_dim: int, config: GluonBackwardConfig) -> str:

@@ -19,6 +19,8 @@ from maskwright.codegen.plan import WalkPlan
 from maskwright.codegen.plan import plan_forward
 from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.codegen.plan_backward import plan_backward
+from maskwright.codegen.sources import derive_sources
+from maskwright.codegen.tile import TileShape
 from maskwright.dsl import nodes as n
 
 # Beyond it, docs/hopper-log.md: a search for every pair spills 1 KB, a read 280 bytes.
@@ -40,7 +42,8 @@ def gluon_request(
     config: GluonConfig | None = None,
 ) -> tuple[Request, str]:
     """(request, why the template cannot serve it: empty if it can)."""
-    chosen = config or default_gluon(head_dim, value_dim, granule=granule(mask))
+    uneven = mask is not n.Const(value=True)
+    chosen = config or default_gluon(head_dim, value_dim, granule=granule(mask), uneven=uneven)
     request = Request(mask, score, dtype, head_dim, value_dim, inside, has_sinks, chosen)
     reason = _unfit_sizes(request, chosen)
     if reason:
@@ -85,7 +88,7 @@ def _unfit_sizes(request: Request, config: GluonConfig) -> str:
 
 def _unfit_mask(request: Request, config: GluonConfig) -> str:
     if schedule_of(request.mask, request.tile).listed:
-        return "runtime lists of columns and diagonals are followed by the Triton kernel only"
+        return "runtime lists are followed by the Triton kernel only"
     plan = plan_forward(request)
     if plan.tile_list is not None and config.consumers == 3:
         return "a list of tiles needs a power of two of queries a tile: two consumers"
@@ -108,6 +111,8 @@ def gluon_backward_request(
     made = replace(request, config=chosen)
     if request.tables or (request.tables is None and _float_tables(request)):
         return made, "gradients of float tables are added up by the Triton kernels only"
+    if derive_sources(request.mask, TileShape(64, 64)) is not None:
+        return made, "runtime lists are followed by the Triton kernels only"
     reason = unfit_backward(request.dtype, *sizes, chosen)
     return made, reason or _searches_pairs(plan_backward(made).keys)
 

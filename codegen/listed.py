@@ -21,25 +21,21 @@ from functools import lru_cache
 
 from maskwright.codegen.algebra import ceildiv
 from maskwright.codegen.algebra import linear
-from maskwright.codegen.algebra import to_node
-from maskwright.codegen.normal import AtLeast
-from maskwright.codegen.normal import Literal
-from maskwright.codegen.normal import Opaque
-from maskwright.codegen.normal import Residue
-from maskwright.codegen.normal import TooManyClausesError
-from maskwright.codegen.normal import clauses
 from maskwright.codegen.prove import Prover
 from maskwright.codegen.schedule import Diagonals
 from maskwright.codegen.schedule import Gather
-from maskwright.codegen.schedule import Met
 from maskwright.codegen.schedule import Schedule
-from maskwright.codegen.schedule import Segment
 from maskwright.codegen.schedule import derive
+from maskwright.codegen.sources import derive_sources
+from maskwright.codegen.sources import grown
+from maskwright.codegen.sources import members_of
+from maskwright.codegen.sources import one_row
+from maskwright.codegen.sources import ranges
+from maskwright.codegen.sources import segments
+from maskwright.codegen.sources import usable
 from maskwright.codegen.tile import K
 from maskwright.codegen.tile import Q
 from maskwright.codegen.tile import TileShape
-from maskwright.codegen.tiles import Range
-from maskwright.codegen.tiles import Ranges
 from maskwright.codegen.tiles import TileAlgebra
 from maskwright.dsl import nodes as n
 
@@ -48,8 +44,9 @@ _NEVER, _ALWAYS = n.Const(value=False), n.Const(value=True)
 
 @lru_cache(maxsize=512)
 def schedule_of(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedule:
-    """What a forward kernel follows: runtime lists where the mask has that form, else ``derive``."""
-    return derive_listed(mask, tile, tail=tail) or derive(mask, tile, tail=tail)
+    """What a kernel follows: runtime lists where the mask has that form, else ``derive``."""
+    found = derive_listed(mask, tile, tail=tail) or derive_sources(mask, tile, tail=tail)
+    return found or derive(mask, tile, tail=tail)
 
 
 def derive_listed(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedule | None:
@@ -64,30 +61,30 @@ def derive_listed(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedu
     absent = none | dict.fromkeys(every, _NEVER)
     static = derive(n.substitute(mask, absent), tile, tail=tail)
     near = derive(n.substitute(mask, none | every), tile, tail=tail)
-    if not _usable(static) or not _usable(near):
+    if not usable(static) or not usable(near):
         return None
     algebra = TileAlgebra(Prover(tile))
-    gaps = algebra.complement(_ranges(static.visit), ceildiv(tile.end, tile.block_n))
-    beside = algebra.intersect(_ranges(near.visit), gaps) if diagonals else ()
+    gaps = algebra.complement(ranges(static.visit), ceildiv(tile.end, tile.block_n))
+    beside = algebra.intersect(ranges(near.visit), gaps) if diagonals else ()
     gather = None
     if column is not None:
         attended = n.substitute(mask, {column: _ALWAYS})
         reach = derive(n.substitute(attended, every), tile, tail=tail)
-        if not _usable(reach):
+        if not usable(reach):
             return None
-        columns = algebra.intersect(_ranges(reach.visit), gaps)
+        columns = algebra.intersect(ranges(reach.visit), gaps)
         if columns:
-            gather = Gather(column, _segments(columns), _segments(beside), fold(attended))
-    crossed = _segments(beside, "crossed")
-    edge = algebra.intersect(_ranges(near.partial), gaps) if diagonals else ()
-    inner = algebra.intersect(_ranges(near.full), gaps) if diagonals else ()
-    filled = _segments(inner, "filled")
-    partial = (*static.partial, *crossed, *_segments(edge, "filled"))
+            gather = Gather(column, segments(columns), segments(beside), fold(attended))
+    crossed = segments(beside, "crossed")
+    edge = algebra.intersect(ranges(near.partial), gaps) if diagonals else ()
+    inner = algebra.intersect(ranges(near.full), gaps) if diagonals else ()
+    filled = segments(inner, "filled")
+    partial = (*static.partial, *crossed, *segments(edge, "filled"))
     return Schedule(
         tile,
         partial,
         (*static.full, *filled),
-        (*static.visit, *crossed, *_segments(beside, "filled")),
+        (*static.visit, *crossed, *segments(beside, "filled")),
         closed=True,
         reasons=tuple(dict.fromkeys((*static.reasons, *near.reasons))),
         diagonals=diagonals if beside else None,
@@ -95,42 +92,19 @@ def derive_listed(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedu
     )
 
 
-def _usable(schedule: Schedule) -> bool:
-    """Closed, and plain ranges only: a stride beside a list takes the general path."""
-    segments = (*schedule.partial, *schedule.full, *schedule.visit)
-    return schedule.closed and all(x.period is None for x in segments)
-
-
-def _ranges(segments: tuple[Segment, ...]) -> Ranges:
-    return tuple(Range(x.lo, x.hi) for x in segments)
-
-
-def _segments(ranges: Ranges, met: Met | None = None) -> tuple[Segment, ...]:
-    return tuple(Segment(x.lo, x.hi, met=met) for x in ranges)
-
-
 # -- which lists ----------------------------------------------------------------------------------
 def _lists(mask: n.Node) -> tuple[n.Member | None, Diagonals | None] | None:
     """(the list of columns, the list of diagonals): at most one of each, at least one in all."""
-    members = [x for x in n.walk(mask) if isinstance(x, n.Member) and _moves(x)]
+    members = members_of(mask)
     columns = [x for x in members if x.value is K]
     diagonals = [x for x in map(_diagonals, members) if x is not None]
     if not members or len(columns) > 1 or len(diagonals) > 1:
         return None
-    if len(columns) + len(diagonals) < len(members) or not all(_one_row(x) for x in members):
+    if len(columns) + len(diagonals) < len(members) or not all(one_row(x) for x in members):
         return None
-    if not _grows(mask, members):
+    if grown(mask, members) is None:
         return None
     return (columns[0] if columns else None), (diagonals[0] if diagonals else None)
-
-
-def _moves(node: n.Node) -> bool:
-    return bool(n.symbols(node) & {"q", "k"})
-
-
-def _one_row(member: n.Member) -> bool:
-    """All pairs of a head search the same row."""
-    return not any(map(_moves, member.row.index))
 
 
 def _diagonals(member: n.Member) -> Diagonals | None:
@@ -138,26 +112,6 @@ def _diagonals(member: n.Member) -> Diagonals | None:
     if dict(form.terms) != {Q: 1, K: -1}:
         return None
     return Diagonals(member, form.const)
-
-
-def _grows(mask: n.Node, members: list[n.Member]) -> bool:
-    """No membership occurs negated, or inside something the algebra does not look into."""
-    try:
-        found = clauses(mask)
-    except TooManyClausesError:
-        return False
-    return all(_plain(literal, members) for clause in found for literal in clause)
-
-
-def _plain(literal: Literal, members: list[n.Member]) -> bool:
-    match literal:
-        case Opaque(node, True) if node in members:
-            return True
-        case Opaque(node, _):
-            parts = n.walk(node)
-        case AtLeast(form) | Residue(form, _, _):
-            parts = n.walk(to_node(form))
-    return not any(x in members for x in parts)
 
 
 def fold(node: n.Node) -> n.Node:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
+from maskwright.codegen.sources_walk import SourcesWalk
 from maskwright.codegen.tile import K
 from maskwright.codegen.walk import Call
 from maskwright.codegen.walk import Ints
@@ -46,6 +47,9 @@ class ListedWalk:
 
     def meets(self, tiles: Ints) -> Met:
         """What the query tiles of these numbers do."""
+        if self.schedule.sources:
+            full, partial = SourcesWalk(self.schedule, self.call).visited(tiles)
+            return Met(full, partial, np.zeros((1, 1, 1, 1), bool))
         call, schedule = self.call, self.schedule
         env, end = call.env(schedule.tile, tiles), call.kv_tiles(schedule.tile)
         crossed, filled = self._diagonals(env, end)

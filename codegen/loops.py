@@ -71,6 +71,9 @@ def emit_loop(name: str, segments: tuple[Segment, ...], emitter: Emitter) -> Loo
         return None
     if len(segments) == 1 and _simple(segments[0]):
         return _plain(name, segments[0], emitter)
+    if len(segments) == 1 and segments[0].met == "entries":
+        count, tile = _entries(name, alone=True)
+        return Loop("step", "0", count, 1, (f"{emitter.tile} = {tile.format(step='step')}",))
     lines = emitter.lines[PROGRAM]
     total, body = "0", []
     for i, segment in enumerate(segments):
@@ -117,6 +120,8 @@ def _strided_start(name: str, segment: Segment, emitter: Emitter) -> tuple[str, 
 def _mapped(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
     """(text of the number of tiles, text of the tile with a placeholder for the step)."""
     period = segment.period
+    if segment.met == "entries":
+        return _entries(name)
     if segment.met is not None:
         return _met(name, segment, emitter)
     if period is None:
@@ -156,3 +161,12 @@ def _met(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
     # Other steps of the loop are other segments': their reads must stay inside, too.
     entry = f"tl.minimum(tl.maximum({name}_from + {{step}}, 0), diag_count - 1)"
     return f"{name}_to - {name}_from", f"diag_tile - tl.load({tiles} + {entry})"
+
+
+def _entries(name: str, *, alone: bool = False) -> tuple[str, str]:
+    """Tiles from a list that the device has prepared: partial ones first, full ones behind them."""
+    count = f"listed_{name.rstrip('0123456789')}"
+    start = "listed_tiles + listed_from" + (" + listed_partial" if count == "listed_full" else "")
+    # Other steps of the loop are other segments': their reads must stay inside, too.
+    place = "{step}" if alone else f"tl.minimum(tl.maximum({{step}}, 0), {count})"
+    return count, f"tl.load({start} + {place})"

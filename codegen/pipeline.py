@@ -111,7 +111,7 @@ def choose_config(
         aligned=aligned,
     )
     listed = schedule_of(mask, TileShape(config.block_m, config.block_n)).listed
-    # Addresses of gathered keys take registers: four warps of 128 queries spill (ptxas 12.8).
+    # Addresses of gathered keys, and bits, take registers: four warps of 128 queries spill (ptxas 12.8).
     return replace(config, num_warps=8, num_stages=3) if listed and _wide(config) else config
 
 

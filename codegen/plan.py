@@ -32,12 +32,18 @@ from maskwright.codegen.plan_listed import name_members
 from maskwright.codegen.plan_listed import plan_gather
 from maskwright.codegen.plan_listed import plan_listed
 from maskwright.codegen.plan_listed import with_keep
+from maskwright.codegen.plan_sources import TilesPlan
+from maskwright.codegen.plan_sources import entries
+from maskwright.codegen.plan_sources import heads_of
+from maskwright.codegen.plan_sources import name_sources
+from maskwright.codegen.plan_sources import plan_sources
 from maskwright.codegen.prove import Prover
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
 from maskwright.codegen.schedule import derive
 from maskwright.codegen.score import TableGradient
 from maskwright.codegen.score import plan_score
+from maskwright.codegen.sources import derive_sources
 from maskwright.codegen.tile import Q_FIRST
 from maskwright.codegen.tile import Q_LAST
 from maskwright.codegen.tile import TileShape
@@ -130,7 +136,7 @@ class WalkPlan:
         score_lines, score: likewise for the score expression, in both loops.
         slope: derivative of the score expression by ``s``; empty where it is 1.
         table_gradients: derivatives by the reads of float tables.
-        bounds, tile_list, listed: what is computed on the device before the kernel.
+        bounds, tile_list, listed, tiles: what is computed on the device before the kernel.
         helpers, prepare_helpers: device functions of this kernel, and of those before it.
         backward: the kernel computes gradients.
     """
@@ -151,6 +157,7 @@ class WalkPlan:
     bounds: BoundsPlan | None
     tile_list: ListPlan | None
     listed: ListedPlan | None
+    tiles: TilesPlan | None
     helpers: frozenset[str]
     prepare_helpers: frozenset[str]
     backward: bool
@@ -163,7 +170,12 @@ class WalkPlan:
     @property
     def prepares(self) -> bool:
         """Work on the device precedes the kernel."""
-        return any(x is not None for x in (self.bounds, self.tile_list, self.listed))
+        return any(x is not None for x in self.preparations)
+
+    @property
+    def preparations(self) -> tuple[object | None, ...]:
+        """What is computed on the device before the kernel."""
+        return self.bounds, self.tile_list, self.listed, self.tiles
 
 
 def plan_forward(request: Request) -> WalkPlan:
@@ -171,27 +183,25 @@ def plan_forward(request: Request) -> WalkPlan:
     return plan_walk(request, request.tile)
 
 
-def plan_walk(request: Request, tile: TileShape, *, gradients: bool = False) -> WalkPlan:
+def plan_walk(
+    request: Request, tile: TileShape, *, gradients: bool = False, lists: bool = True
+) -> WalkPlan:
     """Decide a kernel whose programs each keep one tile and walk over others.
 
     Args:
         tile: shape of the tiles; transposed if keys stay.
         gradients: derivatives of the score are needed, too.
+        lists: follow runtime lists where the mask has that form.
     """
-    lists = not gradients and not isinstance(request.config, GluonTemplate)
-    schedule = (schedule_of if lists else derive)(request.mask, tile)
+    lists = lists and not isinstance(request.config, GluonTemplate)
+    schedule = _schedule(request.mask, tile, gradients=gradients, lists=lists)
     emitter = _emitter(tile)
     emitter.library = "gl" if isinstance(request.config, GluonTemplate) else "tl"
     searches = searches_of(schedule.walked)
     _name_searches(emitter, searches)
     name_members(schedule, emitter)
-    segments = schedule.walked if schedule.closed else ()
-    emitter.count_uses([*roots(segments), request.mask])
-    if schedule.closed:
-        partial = emit_loop("partial", schedule.partial, emitter)
-        full = emit_loop("full", schedule.full, emitter)
-    else:
-        partial, full = _listed(emitter)
+    name_sources(schedule, emitter)
+    partial, full = _loops(schedule, request.mask, emitter)
     gather = plan_gather(schedule, emitter)
     keep = "" if partial is None else _keep(emitter, request.mask)
     tile_lines = tuple(emitter.lines[TILE])
@@ -201,7 +211,8 @@ def plan_walk(request: Request, tile: TileShape, *, gradients: bool = False) -> 
     tile_list = None if schedule.closed else _plan_list(request, schedule, searches)
     per_head = _per_head(members_of(schedule))
     listed = plan_listed(schedule, emitter, gather, per_head=per_head)
-    prepares = (part[1] for part in (bounds, tile_list, listed) if part)
+    tiles = _plan_tiles(request, schedule, searches)
+    prepares = (part[1] for part in (bounds, tile_list, listed, tiles) if part)
     return WalkPlan(
         request=request,
         schedule=schedule,
@@ -219,10 +230,34 @@ def plan_walk(request: Request, tile: TileShape, *, gradients: bool = False) -> 
         bounds=bounds[0] if bounds else None,
         tile_list=tile_list[0] if tile_list else None,
         listed=listed[0] if listed else None,
+        tiles=tiles[0] if tiles else None,
         helpers=frozenset(emitter.helpers),
         prepare_helpers=frozenset().union(*prepares),
         backward=gradients,
     )
+
+
+def _loops(schedule: Schedule, mask: n.Node, emitter: Emitter) -> tuple[Loop | None, Loop | None]:
+    """The loops over partial and over full tiles."""
+    walked = schedule.walked if schedule.closed else ()
+    if schedule.sources:
+        walked = tuple(x for x in walked if x.met is None)
+    emitter.count_uses([*roots(walked), mask])
+    if not schedule.closed:
+        return _listed(emitter)
+    partial, full = schedule.partial, schedule.full
+    if schedule.sources:
+        partial, full = entries(partial), entries(full)
+    return emit_loop("partial", partial, emitter), emit_loop("full", full, emitter)
+
+
+def _schedule(mask: n.Node, tile: TileShape, *, gradients: bool, lists: bool) -> Schedule:
+    if not lists:
+        return derive(mask, tile)
+    # Backward kernels gather no columns: they visit the tiles that hold one.
+    if gradients:
+        return derive_sources(mask, tile) or derive(mask, tile)
+    return schedule_of(mask, tile)
 
 
 def _emitter(tile: TileShape, *, search_steps: bool = False) -> Emitter:
@@ -319,6 +354,15 @@ def _plan_list(
         _per_head((request.mask,)),
     )
     return plan, emitter.helpers
+
+
+def _plan_tiles(
+    request: Request, schedule: Schedule, searches: tuple[n.Search, ...]
+) -> tuple[TilesPlan, set[str]] | None:
+    emitter = _emitter(schedule.tile)
+    _name_searches(emitter, searches)
+    emitter.count_uses(roots(tuple(x for x in schedule.walked if x.met is not None)))
+    return plan_sources(schedule, emitter, heads_of((request.mask,)))
 
 
 def _listed(emitter: Emitter) -> tuple[Loop, Loop]:

@@ -15,6 +15,7 @@ from maskwright.codegen.plan import Binding
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan import WalkPlan
 from maskwright.codegen.plan import plan_walk
+from maskwright.codegen.sources import derive_sources
 from maskwright.dsl import nodes as n
 
 
@@ -93,8 +94,11 @@ def plan_backward(request: BackwardRequest) -> BackwardPlan:
     if isinstance(request.config, GluonBackwardConfig):
         return _one_kernel(request, request.config)
     queries, keys = request.of(request.config.queries), request.of(request.config.keys)
-    walk = plan_walk(keys, keys.transposed_tile, gradients=True)
-    first = plan_walk(queries, queries.tile, gradients=True)
+    shapes = (keys.transposed_tile, queries.tile)
+    # Both follow the lists or neither: they read the same bits.
+    lists = all(derive_sources(request.mask, x) is not None for x in shapes)
+    walk = plan_walk(keys, keys.transposed_tile, gradients=True, lists=lists)
+    first = plan_walk(queries, queries.tile, gradients=True, lists=lists)
     names = None if request.tables is None else set(map(safe_name, request.tables))
     wanted = (x for x in first.table_gradients if names is None or x.table in names)
     return BackwardPlan(

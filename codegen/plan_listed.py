@@ -74,7 +74,7 @@ class ListedPlan:
 
 def members_of(schedule: Schedule) -> tuple[n.Member, ...]:
     """Memberships that a bit answers: no search, and no sorted list."""
-    parts = (schedule.gather, schedule.diagonals)
+    parts = (schedule.gather, schedule.diagonals, *schedule.sources)
     return tuple(x.member for x in parts if x is not None)
 
 
@@ -103,7 +103,7 @@ def plan_listed(
     schedule: Schedule, emitter: Emitter, gather: GatherPlan | None, *, per_head: bool
 ) -> tuple[ListedPlan, set[str]] | None:
     """The preparation of a schedule's lists, and its helpers."""
-    if not schedule.listed:
+    if schedule.gather is None and schedule.diagonals is None:
         return None
     tile = schedule.tile
     mine = Emitter(Prover(tile))

@@ -36,15 +36,15 @@ from maskwright.dsl import nodes as n
 
 MAX_RANGES = 10
 
-# Tiles that listed diagonals cross, or that they fill.
-Met: TypeAlias = Literal["crossed", "filled"]
+# Tiles that runtime lists cross, or that they fill; or all those of a list that is prepared.
+Met: TypeAlias = Literal["crossed", "filled", "entries"]
 
 
 @dataclass(frozen=True)
 class Segment:
     """Tiles ``lo <= j < hi``; with a period only those with ``(j - origin) mod period < width``.
 
-    With ``met`` only those that listed diagonals cross or fill.
+    With ``met`` only those that listed diagonals (or listed tiles, see ``Source``) cross or fill.
     """
 
     lo: n.Node
@@ -80,6 +80,27 @@ class Gather:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A runtime list that decides which tiles are visited (see ``sources``).
+
+    Attributes:
+        member: its condition.
+        kind: it lists blocks of keys, single keys, or diagonals.
+        block: keys of a block.
+        index: which of its rows a query has, an expression of q; None if all have the same.
+        rows: queries that have the same row; 0 if all have.
+        shift: of a list of diagonals: ``q - k + shift`` is listed.
+    """
+
+    member: n.Member
+    kind: Literal["blocks", "columns", "diagonals"]
+    block: int = 1
+    index: n.Node | None = None
+    rows: int = 0
+    shift: int = 0
+
+
+@dataclass(frozen=True)
 class Schedule:
     """What a query tile visits. Segments of ``partial`` and ``full`` are pairwise disjoint.
 
@@ -91,6 +112,8 @@ class Schedule:
         closed: False if ``visit`` is only a superset: the kernel then takes a list of tiles.
         reasons: why it is not closed, or not exact.
         diagonals, gather: runtime lists that the kernel walks along (see ``listed``).
+        sources: runtime lists from which tiles are listed on the device (see ``sources``).
+        ways: a pair outside the static tiles needs all the sources of one of these.
     """
 
     tile: TileShape
@@ -101,11 +124,13 @@ class Schedule:
     reasons: tuple[str, ...]
     diagonals: Diagonals | None = None
     gather: Gather | None = None
+    sources: tuple[Source, ...] = ()
+    ways: tuple[tuple[int, ...], ...] = ()
 
     @property
     def listed(self) -> bool:
-        """Runtime lists of columns or diagonals are prepared on the device."""
-        return self.diagonals is not None or self.gather is not None
+        """Runtime lists are prepared on the device."""
+        return self.diagonals is not None or self.gather is not None or bool(self.sources)
 
     @property
     def walked(self) -> tuple[Segment, ...]:
@@ -218,4 +243,4 @@ def _everything(tile: TileShape, algebra: TileAlgebra, reason: str) -> Schedule:
     return Schedule(tile, whole, (), whole, closed=False, reasons=(reason,))
 
 
-__all__ = ["Clause", "Diagonals", "Gather", "Schedule", "Segment", "derive", "derive_row"]
+__all__ = ["Clause", "Diagonals", "Gather", "Schedule", "Segment", "Source", "derive", "derive_row"]

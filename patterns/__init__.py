@@ -7,6 +7,10 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+from typing import Any
+
 from maskwright.patterns.basic import causal
 from maskwright.patterns.basic import full
 from maskwright.patterns.basic import prefix_lm
@@ -28,6 +32,9 @@ from maskwright.patterns.window import dilated_window
 from maskwright.patterns.window import global_window
 from maskwright.patterns.window import sliding_window
 from maskwright.patterns.window import tri_shape
+
+if TYPE_CHECKING:
+    from maskwright.patterns import selectors as selectors
 
 __all__ = [
     "a_shape",
@@ -52,3 +59,9 @@ __all__ = [
     "tri_shape",
     "vertical_slash",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "selectors":  # not a pattern, and it imports torch
+        raise AttributeError(f"module 'maskwright.patterns' has no attribute {name!r}")
+    return importlib.import_module("maskwright.patterns.selectors")

@@ -467,7 +467,7 @@ def tune(
             call. Without it such a process refuses.
         options: ``kv_len``, ``batch`` (1), ``heads`` (16), ``kv_heads``, ``head_dim`` (128),
             ``value_dim``, ``dtype`` ("bfloat16"), ``score``, ``op`` ("forward" or "backward"),
-            ``backend`` ("triton" or "gluon"), ``q_offset``, ``layout`` ("heads" or "tokens"),
+            ``backend`` ("triton" or "gluon"; by default the one that calls take by default), ``q_offset``, ``layout`` ("heads" or "tokens"),
             ``seed``, and runtime values by name.
 
     Raises:

@@ -21,6 +21,7 @@ from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
 from maskwright.codegen.schedule import derive
 from maskwright.codegen.schedule import derive_row
+from maskwright.codegen.sources import derive_sources
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
 from maskwright.codegen.walk import count
@@ -95,11 +96,18 @@ def check_tiles(case: Case) -> None:
         for tail in (True, False):
             schedule = derive(node, tile, tail=tail)
             _check_schedule(schedule, call, dense, tail=tail)
-            listed = derive_listed(node, tile, tail=tail)
-            if listed is not None and listed.listed:
-                check_lists(listed, call, dense, tail=tail)
+            for listed in (
+                derive_listed(node, tile, tail=tail),
+                derive_sources(node, tile, tail=tail),
+            ):
+                if listed is not None and listed.listed:
+                    check_lists(listed, call, dense, tail=tail)
         tile = TileShape(*block, inside=within, transposed=True)
-        _check_schedule(derive(node, tile), call, np.swapaxes(dense, 2, 3), tail=False)
+        exchanged = np.swapaxes(dense, 2, 3)
+        _check_schedule(derive(node, tile), call, exchanged, tail=False)
+        listed = derive_sources(node, tile)
+        if listed is not None:
+            check_lists(listed, call, exchanged, tail=False)
 
 
 def dense_of(case: Case) -> Bools:
@@ -158,8 +166,8 @@ def check_lists(schedule: Schedule, call: Call, dense: Bools, *, tail: bool) -> 
     _require((visited == 0) | ~met.gathered, "column of a visited tile gathered", where)
     _require((visited > 0) | met.gathered | ~some, "tile wrongly skipped", where)
     seen = np.repeat(np.repeat(visited > 0, tile.block_m, 2), tile.block_n, 3)
-    left = dense & ~seen[:, :, : call.q_len, : call.kv_len]
-    listed = walk.flags()[..., None, : call.kv_len]
+    left = dense & ~seen[:, :, : dense.shape[2], : dense.shape[3]]
+    listed = walk.flags()[..., None, : dense.shape[3]]
     _require(~left | listed, "pair outside the visited tiles is in no listed column", where)
 
 

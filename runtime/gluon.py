@@ -24,7 +24,7 @@ from maskwright.runtime.call import Call
 if TYPE_CHECKING:
     from maskwright.runtime.api import Attention
 
-_SMALL = 512
+SMALL = 512  # up to here one tile of 128 queries wastes more than its kernel gains
 
 
 def settle(found: Attention, call: Call, *, asked: str) -> Call:
@@ -60,8 +60,8 @@ def _wanted(found: Attention, call: Call) -> bool:
         return False
     tensors = (call.query, call.key, call.value)
     known = tuned.prefers_gluon(found, tensors, call.shapes, inside=call.inside)
-    # Up to there one tile of 128 queries wastes more than its kernel gains.
-    return config.GLUON_BY_DEFAULT and call.shapes.q_len > _SMALL if known is None else known
+
+    return config.GLUON_BY_DEFAULT and call.shapes.q_len > SMALL if known is None else known
 
 
 def request(found: Attention, call: Call) -> tuple[Request, str]:

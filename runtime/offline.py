@@ -162,6 +162,8 @@ _FIXED = {"lse": "*fp32", "delta": "*fp32", "sinks": "*fp32", "scale": "fp32", "
 _FIXED |= {"tile_list": "*i32", "list_starts": "*i64", "list_partial": "*i32"}
 _FIXED |= dict.fromkeys(("listed_bits", "col_list", "col_rank"), "*i32")
 _FIXED |= dict.fromkeys(("diag_list", "diag_rank", "diag_met"), "*i32")
+_FIXED |= dict.fromkeys(("listed_tiles", "listed_rows", "listed_end"), "*i32")
+_BITS = re.compile(r"bits_\d+")
 _LAYOUTS = {"query": "QUERY_LAYOUT", "key": "KEY_LAYOUT", "value": "VALUE_LAYOUT"}
 _LAYOUTS |= {"grad_out": "GRAD_LAYOUT", "query_sums": "SUMS_LAYOUT"}
 _LAYOUTS |= {"lse": "ROW_LAYOUT", "delta": "ROW_LAYOUT"}
@@ -193,8 +195,8 @@ def _type(name: str, plan: WalkPlan, pads: tuple[int, int]) -> str:
             return f"tensordesc<fp32[1, 1, {ROWS}, {config.part_dims(pads[0])}]>"
     if name in _RESULTS:
         return element
-    if name in _FIXED:
-        return _FIXED[name]
+    if name in _FIXED or _BITS.fullmatch(name):
+        return _FIXED.get(name, "*i32")
     for x in plan.bindings:
         if name in (x.text, f"{x.text}_sorted") and x.ndim:
             return _TABLES[x.dtype]

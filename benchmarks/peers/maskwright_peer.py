@@ -23,6 +23,7 @@ class Maskwright:
 
     name: str
     backend: str = "auto"
+    prepared: bool = False  # what the device computes before the kernel is outside the call
 
     def available(self) -> str | None:
         """Always."""
@@ -34,9 +35,14 @@ class Maskwright:
 
     def prepare(self, case: Case, tensors: Tensors) -> Prepared:
         """Compile once; bindings are given at every call."""
-        attend: Callable[..., Tensor] = mw.compile(case.mask)  # type: ignore[assignment]
+        compiled = mw.compile(case.mask)
+        attend: Callable[..., Tensor] = compiled  # type: ignore[assignment]
+        options = {"backend": self.backend, **case.bindings}
+        if not self.prepared:
+            return Prepared(lambda: attend(*tensors, **options))
 
-        def call() -> Tensor:
-            return attend(*tensors, backend=self.backend, **case.bindings)
+        def setup() -> mw.Prepared:
+            return compiled.prepare(tensors.query, tensors.key, **options)
 
-        return Prepared(call)
+        ready = setup()
+        return Prepared(lambda: attend(*tensors, prepared=ready, **options), setup)

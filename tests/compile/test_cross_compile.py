@@ -6,11 +6,19 @@ import json
 
 import pytest
 
+import maskwright as mw
 from maskwright import MaskwrightError
+from maskwright import b
+from maskwright import k
+from maskwright import kv_head
 from maskwright import patterns
+from maskwright import q
+from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.pipeline import compile_forward
 from maskwright.codegen.plan import Request
+from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.runtime.cli import main
 from maskwright.runtime.cross import cross_compile
 from maskwright.runtime.offline import build
@@ -21,7 +29,10 @@ MASKS = {
     "strided": patterns.local_stride(block=64, local_blocks=2, stride=4),
     "anchor": patterns.anchor_document(),
     "vertical_slash": patterns.vertical_slash(),
+    "block_list": patterns.block_list(64, 64),
 }
+TOPK, PAGES = mw.table("topk", ndim=4), mw.table("pages", ndim=2)
+TOKEN = (k <= q) & ((q - k < 512) | (k // 64).isin(TOPK[b, kv_head, q]))
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +65,14 @@ def test_other_targets(arch, dtype):
 
 
 def test_runtime_lists_keep_their_registers():
-    for mask in (patterns.vertical_slash(), patterns.vertical_slash() | patterns.a_shape(64, 1024)):
+    masks = (
+        patterns.vertical_slash(),
+        patterns.vertical_slash() | patterns.a_shape(64, 1024),
+        patterns.block_list(64, 64),
+        TOKEN,
+        (k // 16).isin(PAGES[b]),
+    )
+    for mask in masks:
         (report,) = cross_compile(mask, "sm_90")
         assert report.stack_bytes == 0, str(report)
 
@@ -67,6 +85,22 @@ def test_the_preparation_of_runtime_lists(block):
     for kernel in ("mark_kernel", "compact_kernel"):
         pads = made.plan.request.pads
         report = build(made.plan, pads, made.source, made.name, "sm_90", kernel)
+        assert (report.stack_bytes, report.registers > 0) == (0, True), str(report)
+
+
+def test_the_preparation_of_listed_tiles():
+    config = KernelConfig(128, 64, 4, 2)
+    node = (TOKEN | patterns.vertical_slash()).node
+    made = compile_forward(Request(node, None, "bfloat16", 64, 64, True, False, config))
+    first = made.plan
+    kernels = [(first, f"mark_{i}_kernel", made) for i in range(3)]
+    kernels += [(first, "list_tiles_kernel", made)]
+    both = BackwardConfig(KernelConfig(64, 64, 4, 2), KernelConfig(64, 64, 4, 2))
+    back = compile_backward(BackwardRequest(node, None, "bfloat16", 64, 64, True, both))
+    names = ("query_list_tiles_kernel", "key_list_tiles_kernel")
+    kernels += [(x, name, back) for x, name in zip(back.plan.walks, names, strict=True)]
+    for plan, kernel, module in kernels:
+        report = build(plan, plan.request.pads, module.source, module.name, "sm_90", kernel)
         assert (report.stack_bytes, report.registers > 0) == (0, True), str(report)
 
 

@@ -81,7 +81,7 @@ def test_backward_and_gluon():
     assert backward.status == "ok"
     assert backward.code
     persistent, wrong = compiled(
-        [GluonConfig(persistent=True), GluonConfig(block_n=256, stages=8)], backend="gluon"
+        [GluonConfig(persistent=True), GluonConfig(block_n=256, stages=5)], backend="gluon"
     )
     assert (persistent.status, persistent.registers > 0) == ("ok", True)
     assert wrong.status == "compile"

@@ -41,13 +41,14 @@ CONFIGS = {
     "three_consumers": GluonConfig(block_n=64, consumers=3, stages=2),
     "producer_first": GluonConfig(block_n=128, first="producer", bulk_store=True),
     "producer_first_one_stage": GluonConfig(block_n=64, stages=1, first="producer"),
-    "pingpong": GluonConfig(block_n=128, pingpong="barrier", first="producer"),
-    "pingpong_three": GluonConfig(block_n=64, consumers=3, stages=1, pingpong="barrier"),
+    "pingpong": GluonConfig(block_n=128, pingpong=True, first="producer"),
+    "pingpong_three": GluonConfig(block_n=64, consumers=3, stages=1, pingpong=True),
+    "query_registers": GluonConfig(block_n=128, query_registers=True, **FASTEST),
     "several": GluonConfig(block_n=128, persistent=True, programs=3, **FASTEST),
     "several_one_program": GluonConfig(block_n=64, stages=1, persistent=True, programs=1),
     "several_plain": GluonConfig(block_n=64, stages=3, persistent=True, programs=5),
     "several_pingpong": GluonConfig(
-        block_n=128, persistent=True, programs=2, pingpong="barrier", **FASTEST
+        block_n=128, persistent=True, programs=2, pingpong=True, **FASTEST
     ),
 }
 # Few programs, so that each computes many items, of all lengths, one after the other.

@@ -31,6 +31,7 @@ SECONDS = 240  # of a child: most of it compiles
 GROUPS = (
     *("one_stage", "two_stages", "three_stages", "four_stages", "three_consumers"),
     *("producer_first", "producer_first_one_stage", "pingpong", "pingpong_three", "lists"),
+    "query_registers",
     *("several", "several_one_program", "several_plain", "several_pingpong", "several_lists"),
     *("others", "several_others"),
 )

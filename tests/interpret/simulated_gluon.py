@@ -6,7 +6,8 @@ What the real thing leaves to hardware is made hostile here, so that a mistake i
 - an asynchronous product reads its operands when it is issued and again when it is waited for, and
   must see the same both times: a slot filled too late, or handed back too early, fails;
 - a store through the copy engine does likewise, and writes when it is waited for;
-- a wait that nobody ends fails after a few seconds.
+- a wait that nobody ends fails after a few seconds;
+- nobody comes to a named barrier twice in a turn, and none is left with some who came.
 
 Layouts mean nothing here; the compiler checks them (tests/compile).
 """
@@ -116,6 +117,32 @@ class Barrier:
                 raise TimeoutError("a barrier waits forever")
 
 
+class Named:
+    """A barrier of the multiprocessor: counts threads, of which each comes once."""
+
+    def __init__(self):
+        self.changed = threading.Condition()
+        self.here, self.turn = {}, 0
+
+    def come(self, partition, threads, expected):
+        """The turn that this arrival belongs to."""
+        with self.changed:
+            assert partition not in self.here, "more arrivals than a phase has: one came twice"
+            self.here[partition] = threads
+            turn, total = self.turn, sum(self.here.values())
+            assert total <= expected, "more arrivals than a phase has"
+            if total == expected:
+                self.here, self.turn = {}, self.turn + 1
+                self.changed.notify_all()
+            return turn
+
+    def meet(self, partition, threads, expected):
+        turn = self.come(partition, threads, expected)
+        with self.changed:
+            if not self.changed.wait_for(lambda: self.turn != turn, SECONDS):
+                raise TimeoutError("a barrier waits forever")
+
+
 class Memory:
     """Shared memory, or barriers in it."""
 
@@ -214,7 +241,7 @@ class Product:
 
 
 # -- the library ----------------------------------------------------------------------------------
-def assembly(text, _constraints, operands, dtype, **_):
+def assembly(text, operands, dtype):
     """The few instructions that templates use, by name."""
     name = text.split()[0]
     if name.startswith("cvt.rn.") and name.endswith("x2.f32"):
@@ -268,7 +295,6 @@ LIBRARY = SimpleNamespace(
     where=where,
     load=load,
     store=store,
-    inline_asm_elementwise=assembly,
     split=lambda x: (x[..., 0], x[..., 1]),
     join=lambda low, high: torch.stack((low, high), -1),
     allocate_shared_memory=allocate,
@@ -297,12 +323,25 @@ class Kernel:
         return launch
 
 
+class Torch:
+    """PyTorch beside a GPU of three multiprocessors."""
+
+    cuda = SimpleNamespace(
+        current_device=lambda: 0,
+        get_device_properties=lambda _: SimpleNamespace(multi_processor_count=3),
+    )
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
 class Machine:
     """A program that runs, and the products and stores that each of its partitions waits for."""
 
     def __init__(self):
         self.state = threading.local()
         self.ids = self.grid = (0, 0, 0)
+        self.named = []
 
     def jit(self, function=None, **_):
         return self.jit if function is None else Kernel(self, function)
@@ -342,8 +381,18 @@ class Machine:
             assert same, "memory changed while a store read it"
             descriptor.put(coordinates, source.data, adds=adds)
 
-    def partition(self, function, arguments, errors):
+    def assembly(self, text, _constraints, operands, dtype, **_):
+        if not text.startswith("bar."):
+            return assembly(text, operands, dtype)
+        name, expected = map(int, operands)
+        assert 0 < name < 16, "no such named barrier"
+        found = self.named[name]
+        arrive = found.meet if text.startswith("bar.sync") else found.come
+        return arrive(self.state.place, self.state.threads, expected)
+
+    def partition(self, place, function, arguments, warps, errors):
         self.state.products, self.state.stores = [], []
+        self.state.place, self.state.threads = place, 32 * warps
         try:
             function(*arguments)
             assert not self.state.products, "a product was not waited for"
@@ -354,9 +403,10 @@ class Machine:
     def warp_specialize(self, functions, worker_warps, worker_registers):
         assert len(worker_warps) == len(worker_registers) == len(functions) - 1
         errors = []
+        self.named = [Named() for _ in range(16)]
         threads = [
-            threading.Thread(target=self.partition, args=(*x, errors), daemon=True)
-            for x in functions
+            threading.Thread(target=self.partition, args=(i, *x, warps, errors), daemon=True)
+            for i, (x, warps) in enumerate(zip(functions, [4, *worker_warps], strict=True))
         ]
         for thread in threads:
             thread.start()
@@ -364,6 +414,7 @@ class Machine:
             thread.join(2 * SECONDS)
         if errors:
             raise errors[0]
+        assert not any(x.here for x in self.named), "a named barrier was left: nobody waited"
 
 
 MBARRIER = SimpleNamespace(
@@ -383,9 +434,10 @@ def simulated(source):
         program_id=machine.program_id,
         num_programs=machine.num_programs,
         warp_specialize=machine.warp_specialize,
+        inline_asm_elementwise=machine.assembly,
     )
     names = {
-        "torch": torch,
+        "torch": Torch(),
         "triton": SimpleNamespace(jit=machine.jit, cdiv=lambda a, b: -(-a // b)),
         "tl": library,
         "gl": library,

@@ -18,10 +18,11 @@ from maskwright.runtime.api import Attention
 
 HEADS, KV_HEADS = 4, 2
 CONFIGS = [
-    GluonBackwardConfig(block_m, stages, links, overlap=overlap)
-    for overlap in (False, True)
+    GluonBackwardConfig(block_m, stages, links, release=release)
+    for release in ("barrier", "named")
     for block_m in (64, 128)
     for stages, links in ((1, 1), (2, 1), (2, 2), (3, 1), (1, 2))
+    if release == "barrier" or links > 1
 ]
 ENTRIES = entries("small", heads=HEADS, kv_heads=KV_HEADS)
 
@@ -81,7 +82,7 @@ def worst(
 
 
 @pytest.mark.parametrize(
-    "config", CONFIGS, ids=lambda x: f"{x.block_m}-{x.stages}-{x.links}-{x.overlap}"
+    "config", CONFIGS, ids=lambda x: f"{x.block_m}-{x.stages}-{x.links}-{x.release}"
 )
 def test_every_ring(config: GluonBackwardConfig) -> None:
     """Tiles of queries: none, one, as many as slots, more; the end of keys and queries within."""
@@ -138,13 +139,25 @@ MISTAKES = [
     ("tma.store_wait(0)", "pass"),
     ("ragged = tile_n * KEY_N + KEY_N > kv_len", "ragged = tile_n < 0"),
 ]
+MISTAKES_OF_NAMES = [
+    ("        meet(QUERY_EMPTY + slot, EMPTY_THREADS)", "        pass"),
+    ("come(QUERY_EMPTY + slot, EMPTY_THREADS)", "pass"),
+    ("come(GRAD_EMPTY + slot, EMPTY_THREADS)", "pass"),
+    ("    meet(GRAD_EMPTY + used, EMPTY_THREADS)", "    pass"),
+    ("meet(LINKED, CONSUMER_THREADS)", "pass"),
+    ("LINKS = gl.constexpr(3)", "LINKS = gl.constexpr(1)"),
+]
+WITH_BARRIERS = GluonBackwardConfig(block_m=128, stages=2, links=1)
+WITH_NAMES = GluonBackwardConfig(block_m=128, stages=2, links=3, release="named")
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("change", MISTAKES, ids=lambda x: x[0])
-def test_mistakes_are_found(change, overlap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("change", "config"),
+    [*((x, WITH_BARRIERS) for x in MISTAKES), *((x, WITH_NAMES) for x in MISTAKES_OF_NAMES)],
+    ids=lambda x: x[0].strip() if isinstance(x, tuple) else "",
+)
+def test_mistakes_are_found(change, config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulated_gluon, "SECONDS", 0.5)
-    config = GluonBackwardConfig(block_m=128, stages=2, links=1, overlap=overlap)
     options = {"config": config, "sizes": (64, 64), "apart": 5.0 if "ragged" in change[0] else 0.0}
     mask = k >= 0 if "ragged" in change[0] else k <= q  # full tiles at the end of the keys
     assert worst(mask, 500, 450, **options) < 1e-2

@@ -20,7 +20,6 @@ from maskwright.codegen.listed_walk import ListedWalk
 from maskwright.codegen.listed_walk import prepared_bytes
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
-from maskwright.runtime import device
 
 COLS, BANDS = mw.table("v_idx", ndim=3), mw.table("s_idx", ndim=3)
 COLUMN, DIAGONAL = k.isin(COLS[b, h]), (q - k).isin(BANDS[b, h])
@@ -138,13 +137,12 @@ def test_score_sinks_and_bulk_copies():
     agrees(VERTICAL_SLASH, 80, 90, dtype="float16", value_dim=24, **lists)
 
 
-def test_gradients_take_the_general_path(attend):
-    device.announce.cache_clear()  # another test may have been told already
+def test_gradients_are_not_the_general_path(monkeypatch):
+    monkeypatch.setenv("MASKWRIGHT_STRICT", "1")
     lists = {"v_idx": drawn(9, 12, 70), "s_idx": drawn(10, 8, 70)}
-    with pytest.warns(mw.MaskwrightWarning, match="no closed form"):
-        report = mw.check(
-            VERTICAL_SLASH, q_len=50, kv_len=70, head_dim=16, backend="interpret", **lists
-        )
+    report = mw.check(
+        VERTICAL_SLASH, q_len=50, kv_len=70, head_dim=16, backend="interpret", **lists
+    )
     assert report.ok, str(report)
     assert set(report.gradients) == {"query", "key", "value"}
 

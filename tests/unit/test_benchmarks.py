@@ -149,9 +149,9 @@ class TestReport:
         assert "GPU 1, driver 1.2" in capsys.readouterr().out
 
     def test_sweep_of_gluon_configs(self):
-        given = ["--gluon", '{"stages": [2, 3]}', "--gluon-backward", '{"overlap": [true, false]}']
+        given = ["--gluon", '{"stages": [2, 3]}', "--gluon-backward", '{"links": [2, 3]}']
         names = list(sweep.contestants(sweep.parser().parse_args(given)))
-        assert names[0] == "gluon stages=2 backward overlap=True"
+        assert names[0] == "gluon stages=2 backward links=2"
         assert len(set(names)) == 4
         parts = [sweep.parser().parse_args([*given, f"--part={i}/3"]) for i in range(3)]
         assert sorted(x for part in parts for x in sweep.contestants(part)) == sorted(names)

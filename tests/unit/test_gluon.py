@@ -47,7 +47,8 @@ def test_lists_that_are_refused():
         in gluon_request(kept.node, None, **SIZES, config=GluonConfig(block_n=64, consumers=3))[1]
     )
     assert "runtime lists" in gluon_request(mw.patterns.vertical_slash().node, None, **SIZES)[1]
-    searched = mw.patterns.block_list(64, 64).node
+    assert "runtime lists" in gluon_request(mw.patterns.block_list(64, 64).node, None, **SIZES)[1]
+    searched = (~(k // 64).isin(mw.table("left_out", ndim=2)[mw.b])).node
     request, reason = gluon_request(searched, None, **SIZES)
     assert (request.config.block_n, reason) == (64, "")
     wide = GluonConfig(block_n=128)
@@ -83,7 +84,7 @@ def test_explain_says_why():
         {"registers": 248},
         {"consumers": 3, "registers": 168},
         {"first": "nobody"},
-        {"pingpong": "named"},
+        {"stages": 4, "consumers": 3, "pingpong": True},
         {"programs": 4},
         {"persistent": True, "programs": -1},
     ],

@@ -39,7 +39,7 @@ REQUEST = BackwardRequest(
         ({"value_dim": 20}, "16 bytes"),
         ({"score": (mw.s + BIAS[k]).node}, "float tables"),
         ({"score": (mw.s + BIAS[k]).node, "tables": ("bias",)}, "float tables"),
-        ({"mask": mw.patterns.vertical_slash().node}, "searching a list"),
+        ({"mask": mw.patterns.vertical_slash().node}, "runtime lists"),
     ],
 )
 def test_requests_that_are_refused(changes, words):

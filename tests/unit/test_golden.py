@@ -85,7 +85,7 @@ def test_gluon_backward_source(name, golden):
 
 
 def test_gluon_source_of_several_items(golden):
-    config = GluonConfig(first="producer", bulk_store=True, persistent=True, pingpong="barrier")
+    config = GluonConfig(first="producer", bulk_store=True, persistent=True, pingpong=True)
     assert mw.source(mw.k <= mw.q, backend="gluon", config=config) == golden
 
 

@@ -22,6 +22,7 @@ ALLOWED = {
     "autotune": {"dsl", "codegen", "patterns", "runtime", "autotune"},
 }
 NO_GPU = ("dsl", "patterns", "codegen")
+SELECTORS = ROOT / "patterns" / "selectors"  # they compute; nothing imports them unasked
 
 
 def imports(path: Path) -> set[str]:
@@ -68,6 +69,8 @@ def test_import_direction(folder):
 @pytest.mark.parametrize("folder", NO_GPU)
 def test_no_torch_and_no_triton_before_the_runtime(folder):
     for path in files(folder):
+        if SELECTORS in path.parents:
+            continue
         heavy = {m.split(".")[0] for m in imports(path)} & {"torch", "triton"}
         assert not heavy, f"{path} imports {heavy}"
 
@@ -84,6 +87,13 @@ def test_every_public_name_resolves():
     for name in maskwright.__all__:
         assert getattr(maskwright, name) is not None
     assert set(maskwright.__all__) <= set(dir(maskwright))
+
+
+def test_selectors_come_when_they_are_asked_for():
+    pytest.importorskip("torch")
+    assert maskwright.patterns.selectors.vertical_slash is not maskwright.patterns.vertical_slash
+    with pytest.raises(AttributeError, match="no attribute 'selector'"):
+        _ = maskwright.patterns.selector
 
 
 def test_unknown_names_raise():

@@ -19,10 +19,13 @@ SAMPLES = (
     mw.patterns.document(),
     mw.patterns.vertical_slash(),
     mw.patterns.local_stride(block=64, local_blocks=2, stride=4),
+    mw.patterns.block_list(64, 32),
+    (k // 64).isin(mw.table("pages", ndim=2)[b]),
 )
 KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]  # a list of tiles
-SEARCHED = (k // 64).isin(mw.table("found", ndim=3)[b, h])  # a search for every pair
-SEVERAL = GluonConfig(block_n=64, persistent=True, pingpong="barrier", bulk_store=True)
+SEARCHED = ~(k // 64).isin(mw.table("found", ndim=3)[b, h])  # a search for every pair
+FOLLOWED = (SAMPLES[2], *SAMPLES[4:])
+SEVERAL = GluonConfig(block_n=64, persistent=True, pingpong=True, bulk_store=True)
 KINDS = (
     *({"op": "forward"}, {"op": "backward"}, {"backend": "gluon"}),
     {"backend": "gluon", "config": SEVERAL},
@@ -45,7 +48,7 @@ def used(source: str) -> set[str]:
 
 def served(mask: mw.Expr, kind: dict[str, object]) -> bool:
     """Gluon kernels follow no runtime lists."""
-    return "backend" not in kind or mask is not SAMPLES[2]
+    return "backend" not in kind or not any(mask is x for x in FOLLOWED)
 
 
 NAMES = sorted(
