@@ -1,8 +1,9 @@
-"""``maskwright tune merge`` and ``maskwright tune show``."""
+"""``maskwright tune`` and its relatives: arguments in, text or JSON out, exit code back."""
 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,123 @@ from maskwright.autotune import store
 from maskwright.autotune.entry import Entry
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.configs import AnyConfig
+from maskwright.codegen.gluon import GluonTemplate
+from maskwright.dsl.errors import TuningError
 from maskwright.runtime import cli_render as render
 from maskwright.runtime import settings
 
+FAILED = 1
 COLUMNS = ("mask", "kernel", "sizes (log2)", "gpu", "configuration", "ms", "of default", "kind")
+
+
+def tune(args: Namespace, mask: Any, sizes: dict[str, Any]) -> int:
+    """``maskwright tune MASK``; 1 if a candidate computed wrong numbers."""
+    from maskwright.autotune import tune as tuning
+    from maskwright.autotune.ask import budget_of
+
+    sizes |= _of_kernel(args) | {"seed": args.seed}
+    if args.table:
+        return _record(args, mask, sizes)
+    limits = budget_of(args.budget, args.trials, args.effort)
+    found = tuning.tune(mask, limits, _options(args), **sizes)
+    if args.json:
+        render.print_json(found.to_dict())
+    else:
+        print(found)
+    if args.dashboard and found.folder is not None:
+        for journal in sorted(found.folder.glob("*.journal")):
+            render.note(f"pip install optuna-dashboard; optuna-dashboard {journal}")
+    return FAILED if found.wrong else 0
+
+
+def _record(args: Namespace, mask: Any, sizes: dict[str, Any]) -> int:
+    """``maskwright tune MASK --table PATH``; a file that is there is gone on with."""
+    from maskwright.autotune import tune as tuning
+    from maskwright.autotune.table import Table
+
+    path, seconds = Path(args.table), args.budget or 280.0
+    known = Table.read(path) if path.exists() else None
+    table = tuning.record_table(mask, seconds, args.sample, _options(args), known, **sizes)
+    table.write(path)
+    counts = Counter(row.status for row in table.rows)
+    timed = sum(bool(row.ratio) for row in table.rows)
+    told = {"path": str(path), "points": table.points, "rows": len(table.rows), "timed": timed}
+    if args.json:
+        render.print_json(told | {"status": counts, "best": table.best.to_dict()})
+        return 0
+    print(f"{path}: {len(table.rows)} of {table.points} configurations, {timed} with times")
+    print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    row = table.by_config[table.best]
+    print(f"best {table.best}: {row.median:.3f} of the default's {table.ms:.3f} ms")
+    return FAILED if counts["wrong"] else 0
+
+
+def tune_catalog(args: Namespace) -> int:
+    """``maskwright tune --catalog``; what fails is told, and the rest goes on."""
+    from maskwright.autotune import tune as tuning
+    from maskwright.autotune.ask import budget_of
+    from maskwright.patterns import catalog
+
+    limits = budget_of(args.budget, args.trials, args.effort)
+    heads, kv_heads = args.heads, args.kv_heads or args.heads
+    only = {x for x in args.only.split(",") if x}
+    entries = catalog.entries("paper", heads=heads, kv_heads=kv_heads)
+    chosen = [x for x in entries if not only or x.name in only]
+    results: list[dict[str, Any]] = []
+    for q_len in args.q_len or [8192]:
+        for entry in chosen:
+            values = entry.bindings(args.batch, heads, kv_heads, q_len, q_len, args.seed)
+            sizes = {"q_len": q_len, "batch": args.batch, "heads": heads, "kv_heads": kv_heads}
+            sizes |= _of_kernel(args) | {"seed": args.seed} | values
+            render.note(f"{entry.name}, {q_len}")
+            try:
+                found = tuning.tune(entry.mask, limits, _options(args, args.again), **sizes)
+                results.append({"name": entry.name, "q_len": q_len, **found.to_dict()})
+            except TuningError as error:
+                results.append({"name": entry.name, "q_len": q_len, "failed": error.what})
+    if args.json:
+        render.print_json(results)
+    else:
+        names = ("name", "q_len", "ms", "ratio", "reason", "failed")
+        render.print_table(names, [[x.get(name, "") for name in names] for x in results])
+    return FAILED if any("failed" in x or x.get("wrong") for x in results) else 0
+
+
+def replay(args: Namespace) -> int:
+    """``maskwright tune replay TABLE ...``."""
+    from maskwright.autotune.replay import replay as run
+    from maskwright.autotune.table import Table
+
+    paths = [file for x in args.inputs for file in _tables(Path(x))]
+    results = []
+    with render.progress(len(paths), quiet=args.json) as steps:
+        for path in paths:
+            steps.step(path.name)
+            found = run(
+                Table.read(path), path.name, args.searches, args.trials, sampler=args.sampler
+            )
+            results.append(found.to_dict())
+    if args.json:
+        render.print_json(results)
+    else:
+        for result in results:
+            render.print_pairs(result)
+    return 0
+
+
+def _tables(path: Path) -> list[Path]:
+    return sorted(path.glob("*.json.gz")) if path.is_dir() else [path]
+
+
+def _of_kernel(args: Namespace) -> dict[str, Any]:
+    names = ("op", "backend", "dtype", "head_dim", "value_dim", "layout")
+    return {name: getattr(args, name) for name in names}
+
+
+def _options(args: Namespace, again: bool = True) -> Any:
+    from maskwright.autotune.tune import Options
+
+    return Options(args.json, again, args.workers, args.sampler)
 
 
 def merge(args: Namespace) -> int:
@@ -65,4 +179,7 @@ def config_text(config: AnyConfig) -> str:
     """A configuration in few letters."""
     if isinstance(config, BackwardConfig):
         return f"{config_text(config.queries)} + {config_text(config.keys)}"
+    if isinstance(config, GluonTemplate):
+        chosen = {name: x for name, x in config.to_dict().items() if x not in (False, 0, "none")}
+        return " ".join(f"{name} {x}" for name, x in chosen.items())
     return f"{config.block_m}x{config.block_n} w{config.num_warps} s{config.num_stages} {config.loads[:4]}"

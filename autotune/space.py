@@ -166,6 +166,11 @@ def _stores_another_width(config: Kernel, target: Target) -> bool:
     return head != value
 
 
+def _more_programs_than_processors(config: Kernel, target: Target) -> bool:
+    # A Gluon program takes all registers of a multiprocessor: a further one would wait for its end.
+    return isinstance(config, GluonConfig) and config.programs > target.key.hardware.processors
+
+
 def _unfit(config: Kernel, target: Target) -> bool:
     return bool(unfit(config, target.key, target.limits))
 
@@ -235,12 +240,20 @@ GLUON = Space(
     (
         Knob("block_n", (16, 32, 64, 128, 256), "fewer steps; more partial work at a mask's edges"),
         Knob("consumers", (2, 3), "warp-groups; three leave 160 registers each"),
-        Knob("stages", (1, 2, 3, 4, 5, 6, 7, 8), "tiles in flight"),
+        Knob("stages", (1, 2, 3, 4, 5), "tiles in flight"),
         Knob("registers", (0, 152, 208, 224, 232), "of a consumer; 0 is the most there are"),
         Knob("first", ("producer", "consumer"), "who runs in the warps a program starts with"),
         Knob("bulk_store", (False, True), "results through shared memory and the copy engine"),
+        Knob("persistent", (False, True), "ends of programs overlap; a second tile of queries"),
+        Knob("programs", (0, 64, 128), "of a persistent grid; 0 is one a multiprocessor"),
+        Knob("pingpong", (False, True), "consumers take turns at the matrix units"),
+        Knob("query_registers", (False, True), "less is read from shared memory; registers"),
     ),
-    (Rule("results are wider or narrower than queries", _stores_another_width), _UNFIT),
+    (
+        Rule("results are wider or narrower than queries", _stores_another_width),
+        Rule("more programs than multiprocessors", _more_programs_than_processors),
+        _UNFIT,
+    ),
     GluonConfig,
 )
 
@@ -253,6 +266,7 @@ GLUON_BACKWARD = Space(
         Knob(
             "registers", (160, 184, 208, 224, 232, 240), "of a consumer; the producer has the rest"
         ),
+        Knob("release", ("barrier", "named"), "slots handed back in one instruction; registers"),
     ),
     (_UNFIT,),
     GluonBackwardConfig,

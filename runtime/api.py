@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from typing import Any
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -27,7 +27,6 @@ from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import LoweringError
 from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.errors import StrictError
-from maskwright.dsl.errors import TuningError
 from maskwright.dsl.evaluate import mask_node
 from maskwright.dsl.expr import Expr
 from maskwright.runtime import build
@@ -48,6 +47,9 @@ from maskwright.runtime.check import check
 from maskwright.runtime.hot import Hot
 from maskwright.runtime.hot import options_of
 from maskwright.runtime.launch import Kernel
+
+if TYPE_CHECKING:
+    from maskwright.autotune.result import Tuned
 
 __all__ = ["Attention", "Prepared", "Report", "attention", "check", "compile", "prepare", "tune"]
 
@@ -86,6 +88,7 @@ class Attention:
         self.binder = Binder.of(nodes)
         self._config = self.configs.to_text()
         self._kernels: dict[Any, Kernel] = {}
+        self.choices: dict[Any, Any] = {}  # of tuned configurations, see ``tuned.choose``
         self.hot = Hot(self.binder.params, tables=bool(self.binder.tables))
 
     def __repr__(self) -> str:
@@ -94,7 +97,7 @@ class Attention:
     def __getstate__(self) -> dict[str, Any]:
         """Without what was made for this process: a copy makes it again."""
         hot = Hot(self.binder.params, tables=bool(self.binder.tables))
-        return self.__dict__ | {"_kernels": {}, "hot": hot}
+        return self.__dict__ | {"_kernels": {}, "choices": {}, "hot": hot}
 
     def with_config(self, config: AnyConfig) -> Attention:
         """The same attention with a fixed configuration of one of its kernels."""
@@ -112,9 +115,13 @@ class Attention:
         """Loop bounds, tiles and FLOPs; options as in ``maskwright.explain``."""
         return explain(Expr(self.mask), q_len, kv_len, **options)
 
-    def tune(self, **options: Any) -> NoReturn:
-        """Choose a configuration by measurement."""
-        tune(Expr(self.mask), **options)
+    def tune(self, **options: Any) -> Tuned:
+        """Choose a configuration by measurement; options as in ``maskwright.tune``.
+
+        Kernels that this object has made already stay; equal objects made later take the winner.
+        """
+        score = None if self.score is None else Expr(self.score)
+        return tune(Expr(self.mask), score=score, **options)
 
     def __call__(
         self,
@@ -431,16 +438,46 @@ def prepare(mask: Any, query: Tensor, key: Tensor, **bindings: Any) -> Prepared:
     return cached_attention(mask_node(mask)).prepare(query, key, **bindings)
 
 
-def tune(mask: Any, *, q_len: int = 0, budget: float = 60.0, **options: Any) -> NoReturn:
-    """Choose a configuration by measurement on this GPU.
+def tune(
+    mask: Any,
+    *,
+    q_len: int,
+    budget: float = 60.0,
+    trials: int | None = None,
+    effort: str | None = None,
+    progress: bool = False,
+    sampler: str = "tpe",
+    distributed: bool = False,
+    **options: Any,
+) -> Tuned:
+    """Choose a configuration by measurement on this GPU, for calls like the one described.
+
+    Candidates are compiled and run in other processes; numbers are checked before times. The winner
+    is kept in the cache directory, and kernels that are made from then on take it.
+
+    Args:
+        mask: mask expression.
+        q_len: of the calls; their bucket shares the result (docs/autotune.md).
+        budget: seconds.
+        trials: candidates at most; follows the budget if None.
+        effort: ``quick`` (15 s), ``standard`` (60 s) or ``full`` (600 s) instead of a budget.
+        progress: show a line on stderr.
+        sampler: ``tpe`` proposes by Optuna, ``random`` needs no Optuna, and more trials.
+        distributed: in a distributed job rank 0 searches and all ranks get the same; every rank must
+            call. Without it such a process refuses.
+        options: ``kv_len``, ``batch`` (1), ``heads`` (16), ``kv_heads``, ``head_dim`` (128),
+            ``value_dim``, ``dtype`` ("bfloat16"), ``score``, ``op`` ("forward" or "backward"),
+            ``backend`` ("triton" or "gluon"), ``q_offset``, ``layout`` ("heads" or "tokens"),
+            ``seed``, and runtime values by name.
 
     Raises:
-        TuningError: always; the search is not built yet. Configurations that were tuned elsewhere
-            are taken from the cache directory (see docs/autotune.md).
+        TuningError: no GPU, nothing to choose from, a recording graph, or one of many ranks.
     """
-    del q_len, budget, options
-    raise TuningError(
-        "the search for configurations is not built yet",
-        expression=mask,
-        fix="pass a KernelConfig: mw.compile(mask).with_config(config)",
-    )
+    from maskwright.autotune.ask import budget_of
+    from maskwright.autotune.tune import Options
+    from maskwright.autotune.tune import tune as search
+    from maskwright.autotune.tune import tune_on_rank_0
+
+    limits = budget_of(None if effort else budget, trials, effort)
+    run = tune_on_rank_0 if distributed else search
+    return run(mask, limits, Options(quiet=not progress, sampler=sampler), q_len=q_len, **options)

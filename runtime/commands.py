@@ -140,15 +140,24 @@ def _check_random(args: Namespace) -> int:
 
 def tune(args: Namespace) -> int:
     """``maskwright tune MASK``."""
+    from maskwright.autotune import commands
+
     argument, shape, bindings = _inputs(args)
-    sizes = _sizes(args, shape)
-    tune_mask: Callable[..., Any] = maskwright.tune
-    found = tune_mask(argument.mask, **sizes, budget=args.budget, **bindings)
-    if args.json:
-        render.print_json(found.to_dict())
-    else:
-        print(found)
-    return 0
+    return commands.tune(args, argument.mask, {**_sizes(args, shape), **bindings})
+
+
+def tune_catalog(args: Namespace) -> int:
+    """``maskwright tune --catalog``."""
+    from maskwright.autotune import commands
+
+    return commands.tune_catalog(args)
+
+
+def tune_replay(args: Namespace) -> int:
+    """``maskwright tune replay TABLE ...``."""
+    from maskwright.autotune import commands
+
+    return commands.replay(args)
 
 
 def tune_merge(args: Namespace) -> int:

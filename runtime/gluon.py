@@ -17,30 +17,29 @@ from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.dsl.errors import DispatchError
 from maskwright.dsl.expr import Expr
 from maskwright.runtime import device
+from maskwright.runtime import tuned
 from maskwright.runtime.bind import DTYPES
 from maskwright.runtime.call import Call
 
 if TYPE_CHECKING:
     from maskwright.runtime.api import Attention
 
-_SMALL = 512  # up to here one tile of queries wastes more than its kernel gains
+_SMALL = 512
 
 
 def settle(found: Attention, call: Call, *, asked: str) -> Call:
     """The call with its backend decided.
 
     Args:
-        asked: ``gluon``; ``auto``, which takes Gluon where it is the default, or where it has a
-            configuration; or anything else, which is left alone.
+        asked: ``gluon``; ``auto``, which takes Gluon where it has a configuration, where it was
+            measured to be faster, or where it is the default; anything else is left alone.
 
     Raises:
         DispatchError: Gluon was asked for by name and cannot serve the call.
     """
-    fixed = found.configs.gluon or found.configs.gluon_backward
-    wanted = config.GLUON_BY_DEFAULT or fixed is not None
-    if call.empty or not (asked == "gluon" or (asked == "auto" and wanted)):
+    if call.empty or asked not in ("gluon", "auto"):
         return call
-    if asked == "auto" and (call.backend != "triton" or not _worth(found, call)):
+    if asked == "auto" and not (call.backend == "triton" and _wanted(found, call)):
         return call
     _, reason = request(found, call)
     if not reason:
@@ -52,41 +51,64 @@ def settle(found: Attention, call: Call, *, asked: str) -> Call:
     )
 
 
-def _worth(found: Attention, call: Call) -> bool:
-    """Long enough for tiles of 128 queries; who gives a configuration knows better."""
-    fixed = found.configs.gluon or found.configs.gluon_backward
-    return fixed is not None or call.shapes.q_len > _SMALL
+def _wanted(found: Attention, call: Call) -> bool:
+    """``auto`` prefers Gluon: who gives a configuration knows best, then who measured both."""
+    fixed = found.configs
+    if fixed.gluon or fixed.gluon_backward:
+        return True
+    if fixed.forward is not None or device.arch(call.query.device) != "sm_90":
+        return False
+    tensors = (call.query, call.key, call.value)
+    known = tuned.prefers_gluon(found, tensors, call.shapes, inside=call.inside)
+    # Up to there one tile of 128 queries wastes more than its kernel gains.
+    return config.GLUON_BY_DEFAULT and call.shapes.q_len > _SMALL if known is None else known
 
 
 def request(found: Attention, call: Call) -> tuple[Request, str]:
     """(request of the kernel, why it cannot serve this call: empty if it can)."""
     s = call.shapes
-    made, reason = gluon_request(
-        found.mask,
-        found.score,
-        dtype=DTYPES[call.query.dtype],
-        head_dim=s.head_dim,
-        value_dim=s.value_dim,
-        inside=call.inside,
-        has_sinks=call.sinks is not None,
-        config=found.configs.gluon,
-    )
-    return made, _unfit_tensors(call.query, call.key, call.value) or reason
+    tensors = (call.query, call.key, call.value)
+    unfit = _unfit_tensors(*tensors)
+    fixed = found.configs.gluon
+    best = None if fixed or unfit else tuned.gluon_config(found, tensors, s, inside=call.inside)
+
+    def make(chosen: config.GluonConfig | None) -> tuple[Request, str]:
+        return gluon_request(
+            found.mask,
+            found.score,
+            dtype=DTYPES[call.query.dtype],
+            head_dim=s.head_dim,
+            value_dim=s.value_dim,
+            inside=call.inside,
+            has_sinks=call.sinks is not None,
+            config=chosen,
+        )
+
+    made, reason = make(fixed or best)
+    if reason and best is not None:  # it was tuned for another mask
+        made, reason = make(None)
+    return made, unfit or reason
 
 
 def backward_request(
-    request: BackwardRequest, config: GluonBackwardConfig | None, tensors: Sequence[Tensor]
+    request: BackwardRequest,
+    config: GluonBackwardConfig | None,
+    tensors: Sequence[Tensor],
+    best: GluonBackwardConfig | None = None,
 ) -> BackwardRequest:
     """The request of the Gluon kernel if it can serve, else the one given.
 
     Args:
         config: if one is fixed.
         tensors: query, key, value and the gradient of the output.
+        best: if one was tuned.
 
     Raises:
         DispatchError: a configuration is fixed, and its kernel cannot serve.
     """
-    made, reason = gluon_backward_request(request, config)
+    made, reason = gluon_backward_request(request, config or best)
+    if reason and best is not None and config is None:
+        made, reason = gluon_backward_request(request, None)
     reason = _unfit_tensors(*tensors) or reason
     if reason and config is not None:
         raise DispatchError(f"no Gluon kernel: {reason}", expression=Expr(request.mask))

@@ -228,7 +228,9 @@ def _made(
         wanted,
     )
     if how.gluon:
-        request = gluon.backward_request(request, found.configs.gluon_backward, tensors)
+        fixed = found.configs.gluon_backward
+        best = tuned.gluon_backward_config(found, tensors, shapes, inside=how.inside)
+        request = gluon.backward_request(request, fixed, tensors, None if fixed else best)
     compiled = compile_backward(request, settings.current().debug)
     return BackwardKernel(
         compiled, build.load(compiled, interpreted=how.interpreted), how.interpreted

@@ -103,7 +103,7 @@ def build(
         raise LoweringError(f"{arch}: the Triton compiler refused: {error}") from error
     seconds = time.perf_counter() - started
     cubin = compiled.asm["cubin"]
-    registers, stack = _resources(cubin)
+    registers, stack = resources(cubin)
     limit = SHARED_KIB.get(number, 99) * 1024
     return BuildReport(
         arch,
@@ -224,16 +224,21 @@ def _run(tool: str, *options: str, cubin: bytes) -> str:
     return done.stdout
 
 
-def _resources(cubin: bytes) -> tuple[int, int]:
+def resources(cubin: bytes) -> tuple[int, int]:
     """(registers, stack bytes) from cuobjdump."""
     text = _run("cuobjdump", "--dump-resource-usage", cubin=cubin)
     found = re.search(r"REG:(\d+)\s+STACK:(\d+)", text)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
+def disassembly(cubin: bytes) -> str:
+    """The SASS of a kernel."""
+    return _run("nvdisasm", "-c", cubin=cubin)
+
+
 def _instructions(cubin: bytes) -> dict[str, int]:
     """How often the instructions that decide speed occur in the SASS."""
-    text = _run("nvdisasm", "-c", cubin=cubin)
+    text = disassembly(cubin)
     names = (
         *("HGMMA", "HMMA", "UTMALDG", "LDGSTS", "LDL", "STL", "MUFU.EX2", "WARPGROUP.DEPBAR"),
         *("USETMAXREG", "BAR.SYNC", "SHFL"),

@@ -73,7 +73,7 @@ class Settings:
         default="use",
         metadata=_doc(
             "`off`: heuristics only; `use`: kernels made from now on take tuned configurations that "
-            "exist; `on`: the same, until the search for missing ones is built.",
+            "exist; `on`: and search missing ones first (15 s each, on a GPU, in one process alone).",
             ", ".join(f"`{t}`" for t in get_args(TuneMode)),
         ),
     )

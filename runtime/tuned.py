@@ -9,6 +9,7 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,9 +25,8 @@ from maskwright.autotune.key import Op
 from maskwright.autotune.key import Problem
 from maskwright.autotune.key import Software
 from maskwright.autotune.key import Template
+from maskwright.autotune.lookup import Choice
 from maskwright.codegen.config import SHARED_KIB
-from maskwright.codegen.config import BackwardConfig
-from maskwright.codegen.config import KernelConfig
 from maskwright.dsl import nodes as n
 from maskwright.runtime import device
 from maskwright.runtime import settings
@@ -34,9 +34,15 @@ from maskwright.runtime.bind import DTYPES
 from maskwright.runtime.bind import Shapes
 
 if TYPE_CHECKING:
+    from maskwright.codegen.config import BackwardConfig
+    from maskwright.codegen.config import KernelConfig
+    from maskwright.codegen.gluon import GluonConfig
+    from maskwright.codegen.gluon_backward import GluonBackwardConfig
     from maskwright.runtime.api import Attention
 
 Tensors = tuple[Tensor, ...]
+_MOST_CHOICES = 4096  # kinds of calls remembered for one mask
+_TEMPLATES: tuple[Template, ...] = ("triton", "gluon_sm90")
 _INTERPRETER = Hardware("interpreter", "sm_80", 1, SHARED_KIB[80] * 1024, 0)
 
 
@@ -48,33 +54,97 @@ def forward_config(
     Args:
         tensors: query, key and value.
     """
-    config = _config(found, "forward", tensors, shapes, inside)
-    return config if isinstance(config, KernelConfig) else None
+    choice = choose(found, "forward", "triton", tensors, shapes, inside)
+    return None if choice is None else cast("KernelConfig", choice.config)
 
 
 def backward_config(
     found: Attention, tensors: Tensors, shapes: Shapes, *, inside: bool
 ) -> BackwardConfig | None:
     """Likewise for the Triton backward; ``tensors`` end with the gradient of the output."""
-    config = _config(found, "backward", tensors, shapes, inside)
-    return config if isinstance(config, BackwardConfig) else None
+    choice = choose(found, "backward", "triton", tensors, shapes, inside)
+    return None if choice is None else cast("BackwardConfig", choice.config)
 
 
-def _config(found: Attention, op: Op, tensors: Tensors, shapes: Shapes, inside: bool) -> Any:
+def gluon_config(
+    found: Attention, tensors: Tensors, shapes: Shapes, *, inside: bool
+) -> GluonConfig | None:
+    """Likewise for the Gluon forward."""
+    choice = choose(found, "forward", "gluon_sm90", tensors, shapes, inside)
+    return None if choice is None else cast("GluonConfig", choice.config)
+
+
+def gluon_backward_config(
+    found: Attention, tensors: Tensors, shapes: Shapes, *, inside: bool
+) -> GluonBackwardConfig | None:
+    """Likewise for the Gluon backward."""
+    choice = choose(found, "backward", "gluon_sm90", tensors, shapes, inside)
+    return None if choice is None else cast("GluonBackwardConfig", choice.config)
+
+
+def prefers_gluon(
+    found: Attention, tensors: Tensors, shapes: Shapes, *, inside: bool
+) -> bool | None:
+    """The Gluon forward was measured to be faster than the Triton one; None if nobody knows.
+
+    Only entries for exactly this key count: times of other sizes say nothing about each other.
+    """
+    times = []
+    for template in _TEMPLATES:
+        choice = choose(found, "forward", template, tensors, shapes, inside)
+        if choice is None or choice.origin == "nearest":
+            return None
+        times.append(choice.entry.result.ms)
+    return times[1] < times[0]
+
+
+def choose(
+    found: Attention, op: Op, template: Template, tensors: Tensors, shapes: Shapes, inside: bool
+) -> Choice | None:
+    """What was tuned for a kernel of a call, and where that comes from."""
     current = settings.current()
     if current.tune == "off":
         return None
     where = tensors[0].device
-    software, gpu = _software("triton"), hardware(where)
-    index = lookup.index(current.cache_dir, software, gpu.folder, read=not _capturing(where))
-    if not index:
+    versions, gpu = software(template), hardware(where)
+    index = lookup.index(current.cache_dir, versions, gpu.folder, read=not _capturing(where))
+    searching = current.tune == "on" and where.type == "cuda" and not _capturing(where)
+    if index is None or not (index or searching):
         return None
-    key = key_of(found.mask, found.score, op, "triton", tensors, shapes, inside)
-    choice = index.find(key, lambda x: unfit(x, key, Limits.of(found.mask, found.score)))
+    # Not every call takes the hot path, and making a key takes longer than the rest of a call.
+    kind = (op, template, searching, where, shapes, inside, *[_kind(x) for x in tensors])
+    known = found.choices.get(kind)
+    if known is not None and known[0] is index:
+        return cast("Choice | None", known[1])
+    key = key_of(found.mask, found.score, op, template, tensors, shapes, inside)
+    limits = Limits.of(found.mask, found.score)
+    choice = index.find(key, lambda x: unfit(x, key, limits))
+    if searching and (choice is None or choice.origin == "nearest") and _search(found, key, shapes):
+        index = lookup.index(current.cache_dir, versions, gpu.folder) or index
+        choice = index.find(key, lambda x: unfit(x, key, limits))
     if "tune" in current.debug:
         told = index.why_not(key) if choice is None else f"{choice.origin}: {choice.config}"
         print(f"--- maskwright tune ---\n{key.name}: {told}", file=sys.stderr)
-    return None if choice is None else choice.config
+    if len(found.choices) >= _MOST_CHOICES:
+        found.choices.clear()
+    found.choices[kind] = index, choice
+    return choice
+
+
+def _kind(x: Tensor) -> tuple[Any, ...]:
+    """What a key takes from a tensor."""
+    return x.dtype, x.stride(), x.data_ptr() % 16
+
+
+def _search(found: Attention, key: Key, shapes: Shapes) -> bool:
+    """``MASKWRIGHT_TUNE=on``: search what is missing, once; True if there is an entry now.
+
+    Not where runtime values decide (nobody says here which are typical), not for tensors that a
+    job cannot repeat, and never in one of many ranks: each would choose for itself.
+    """
+    from maskwright.autotune import missing
+
+    return missing.search(found.mask, found.score, key, shapes)
 
 
 def key_of(
@@ -103,7 +173,7 @@ def key_of(
     bucket = Bucket.of(shapes.q_len, shapes.kv_len, shapes.batch * shapes.heads, "runtime")
     density = density_class(mask, bucket.q_len, bucket.kv_len, shapes.heads)
     bucket = Bucket(bucket.q_len, bucket.kv_len, bucket.programs, density)
-    return Key(problem, bucket, hardware(tensors[0].device), _software(template))
+    return Key(problem, bucket, hardware(tensors[0].device), software(template))
 
 
 @lru_cache(maxsize=32)
@@ -124,7 +194,8 @@ def hardware(where: torch.device) -> Hardware:
 
 
 @lru_cache(maxsize=2)
-def _software(template: Template) -> Software:
+def software(template: Template) -> Software:
+    """What turns a configuration into machine code, here."""
     return Software.of(template, torch.version.cuda)
 
 

@@ -212,10 +212,13 @@ def test_check(capsys):
     assert "--random" in err
 
 
-def test_tune_says_that_it_is_not_there_yet(capsys):
+def test_tune_says_that_there_is_no_gpu(capsys, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, _, err = run(capsys, "tune", "causal")
     assert code == 2
-    assert err.startswith("maskwright: ")
+    assert err.startswith("maskwright: tuning measures on a GPU")
 
 
 def test_cache(capsys, monkeypatch, tmp_path):

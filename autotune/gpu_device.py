@@ -1,0 +1,188 @@
+"""The parent's side of the GPU worker: time limits, and what happens when it hangs or crashes.
+
+A candidate is guilty only if it also fails alone in a fresh process. The process is then replaced
+again, so that the next candidate meets no ruins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maskwright.autotune.child import Answer
+from maskwright.autotune.child import Child
+from maskwright.autotune.child import ChildError
+from maskwright.autotune.entry import Checks
+from maskwright.autotune.job import Job
+from maskwright.autotune.key import Key
+from maskwright.autotune.outcome import Facts
+from maskwright.autotune.outcome import Outcome
+from maskwright.autotune.outcome import Race
+from maskwright.autotune.outcome import config_from
+from maskwright.autotune.record import from_plain
+from maskwright.codegen.configs import AnyConfig
+from maskwright.dsl.errors import TuningError
+
+START = 300.0  # seconds: imports, inputs, reference of a long call
+COMPILE = 60.0  # of a candidate whose machine code is not in the cache
+_LEAST, _TIMES = 4.0, 20.0  # limit of a candidate's run: seconds, or times what is expected
+_CALLS = 100.0  # about how many calls a candidate's checks and times make
+_GUILTY = ("sticky", "timeout")
+
+
+class LateError(Exception):
+    """No answer within the limit."""
+
+
+@dataclass
+class GpuDevice:
+    """A ``Device`` of a process.
+
+    Args:
+        spawn: starts a worker; tests give others.
+        least: seconds that every candidate has.
+    """
+
+    job: Job
+    spawn: Callable[[], Child] | None = None
+    least: float = _LEAST
+    start_limit: float = START
+    facts: Facts | None = None
+    child: Child | None = None
+    respawned: int = 0
+
+    def start(self) -> Facts:
+        """See ``Device``.
+
+        Raises:
+            TuningError: there is no worker to be had, or its default is wrong.
+        """
+        try:
+            self.child = self.spawn() if self.spawn else _spawn()
+            self._answer(self.start_limit)
+            answer = self._ask(self.start_limit, do="open", job=self.job.to_dict())
+        except (ChildError, LateError) as error:
+            self.close()
+            raise TuningError(f"the process for the GPU did not start: {error}") from error
+        if "facts" not in answer:
+            self.close()
+            raise TuningError(f"the GPU is not ready: {answer.get('raised', answer)}")
+        self.facts = self._facts(answer["facts"])
+        return self.facts
+
+    def measure(self, config: AnyConfig, best: float) -> Outcome:
+        """See ``Device``.
+
+        Raises:
+            TuningError: our own mistake, not the candidate's.
+        """
+        outcome = self._try(config, best)
+        if outcome.status in _GUILTY:
+            self._renew()
+            outcome = self._try(config, best)  # alone, in a fresh process
+            if outcome.status in _GUILTY:
+                self._renew()
+        if outcome.status == "harness":
+            raise TuningError(f"a candidate cannot be measured: {outcome.message}")
+        return outcome
+
+    def race(self, configs: Sequence[AnyConfig], rounds: int) -> Race:
+        """See ``Device``.
+
+        Raises:
+            TuningError: the worker ended twice in it.
+        """
+        request = {"configs": [x.to_dict() for x in configs], "rounds": rounds}
+        for _ in range(2):
+            try:
+                answer = self._ask(COMPILE + rounds * len(configs), do="race", **request)
+                if "race" in answer:
+                    return _race(answer["race"])
+                what = str(answer.get("raised", answer))
+            except (ChildError, LateError) as error:
+                what = str(error)
+            self._renew()
+            for config in configs:  # a fresh worker has not met them
+                self._try(config, float("inf"))
+        raise TuningError(f"configurations cannot be compared: {what}")
+
+    def verify(self, config: AnyConfig) -> tuple[bool, Checks, str]:
+        """See ``Device``."""
+        try:
+            answer = self._ask(self.start_limit, do="verify", config=config.to_dict())
+        except (ChildError, LateError) as error:
+            self._renew()
+            return False, Checks(0.0, 0.0, ()), str(error)
+        if "checks" not in answer:
+            self._renew()
+            return False, Checks(0.0, 0.0, ()), str(answer.get("raised", answer))
+        checks = from_plain(Checks, answer["checks"])
+        return bool(answer["right"]), checks, str(answer["wrong"])
+
+    def close(self) -> None:
+        """See ``Device``."""
+        if self.child is not None:
+            self.child.kill()
+        self.child = None
+
+    # -- the process ----------------------------------------------------------------------------
+    def _try(self, config: AnyConfig, best: float) -> Outcome:
+        """What a candidate does to the worker as it is."""
+        try:
+            request = {"config": config.to_dict(), "best": min(best, 1e9)}
+            answer = self._ask(COMPILE, do="measure", **request)
+        except LateError as error:
+            return Outcome("timeout", message=str(error))
+        except ChildError as error:
+            return Outcome("sticky", message=str(error))
+        if "outcome" not in answer:
+            return Outcome("harness", message=str(answer.get("raised", answer)))
+        return from_plain(Outcome, answer["outcome"])
+
+    def _ask(self, limit: float, **request: Any) -> Answer:
+        if self.child is None:
+            self.start()
+        assert self.child is not None
+        self.child.send(**request)
+        return self._answer(limit)
+
+    def _answer(self, limit: float) -> Answer:
+        """The answer to what was asked; a phase that is announced has its own limit."""
+        assert self.child is not None
+        end = time.monotonic() + limit
+        while True:
+            answer = self.child.receive(end - time.monotonic())
+            if answer is None:
+                raise LateError(f"no answer within {limit:.0f} s")
+            if "phase" not in answer:
+                return answer
+            limit = self._run_limit()
+            end = time.monotonic() + limit
+
+    def _run_limit(self) -> float:
+        if self.facts is None:
+            return self.start_limit
+        return max(self.least, _TIMES * _CALLS * self.facts.ms / 1e3)
+
+    def _renew(self) -> None:
+        self.close()
+        self.respawned += 1
+        self.start()
+
+    def _facts(self, data: Any) -> Facts:
+        key = Key.from_dict(data.pop("key"))
+        default = config_from(self.job.op, self.job.template, data.pop("default"))
+        return Facts(key, default, **data)
+
+
+def _spawn() -> Child:
+    # It must not be tuned what is tuned.
+    return Child.python("maskwright.autotune.gpu_worker", MASKWRIGHT_TUNE="off")
+
+
+def _race(data: Any) -> Race:
+    rounds = tuple(tuple(float(x) for x in line) for line in data["rounds"])
+    return Race(rounds, tuple(int(x) for x in data["clocks"]))

@@ -1,0 +1,264 @@
+"""Who proposes candidates: Optuna's tree of Parzen estimators, with its journal on disk.
+
+Optuna asks and is told in one process; it neither runs nor times anything. Numbers that are powers
+of two are proposed by their logarithm. What cannot be, or failed, is told as a large value that
+violates a constraint: the sampler ignores trials that are told as failed and proposes them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from typing import Protocol
+
+from maskwright.autotune.outcome import Outcome
+from maskwright.autotune.record import RecordError
+from maskwright.autotune.record import from_plain
+from maskwright.autotune.space import Knob
+from maskwright.dsl.errors import TuningError
+from maskwright.runtime.cache import MaskwrightWarning
+
+FAILED = 100.0  # times the default: what a candidate without a time is told as
+_STARTUP = 15  # random proposals beside the seeds, until the estimators know something
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A proposal: number of the trial, and a value of each knob."""
+
+    number: int
+    values: dict[str, Any]
+
+
+class Proposer(Protocol):
+    """Who proposes."""
+
+    def seed(self, values: dict[str, Any]) -> None:
+        """Propose this one first."""
+
+    def ask(self) -> Ask:
+        """The next proposal."""
+
+    def tell(self, ask: Ask, outcome: Outcome, *, spills: bool = False) -> None:
+        """What became of it."""
+
+    def known(self) -> list[tuple[dict[str, Any], Outcome]]:
+        """What an earlier run was told."""
+
+    def close(self, *, finished: bool) -> None:
+        """The end; ``finished`` if no later run shall go on from here."""
+
+
+class OptunaProposer:
+    """Optuna, with a journal.
+
+    Args:
+        journal: file of the study; None keeps it in memory. A study that was cut short goes on: what
+            was under way is proposed again. The caller sees to it that nobody else writes there.
+
+    Raises:
+        TuningError: Optuna is missing or too old.
+    """
+
+    def __init__(self, knobs: tuple[Knob, ...], journal: Path | None, seed: int) -> None:
+        self.knobs, self.journal = knobs, journal
+        self.optuna = _optuna()
+        self.sampler = self._sampler(seed)
+        self.trials: dict[int, Any] = {}
+        self.resumed: list[tuple[dict[str, Any], Outcome]] = []
+        with self._quiet():
+            try:
+                self.study = self._study()
+                self.resumed = self._resume()
+            except OSError as error:
+                self._leave_disk(error)
+
+    def seed(self, values: dict[str, Any]) -> None:
+        """See ``Proposer``."""
+        with self._quiet():
+            self.study.enqueue_trial(self._to_parameters(values), skip_if_exists=True)
+
+    def ask(self) -> Ask:
+        """See ``Proposer``."""
+        with self._quiet():
+            try:
+                trial, values = self._ask()
+            except OSError as error:
+                self._leave_disk(error)
+                trial, values = self._ask()
+        self.trials[trial.number] = trial
+        return Ask(trial.number, values)
+
+    def tell(self, ask: Ask, outcome: Outcome, *, spills: bool = False) -> None:
+        """See ``Proposer``."""
+        trial = self.trials.pop(ask.number, None)
+        if trial is None:  # asked before the disk was full
+            return
+        with self._quiet():
+            try:
+                trial.set_constraint("measured", 0.0 if outcome.measured else 1.0)
+                trial.set_constraint("spills", 1.0 if spills else 0.0)
+                told = {"values": ask.values, "outcome": asdict(outcome)}
+                trial.set_user_attr("told", json.dumps(told))
+                self.study.tell(trial, outcome.ratio if outcome.measured else FAILED)
+            except OSError as error:
+                self._leave_disk(error)
+
+    def known(self) -> list[tuple[dict[str, Any], Outcome]]:
+        """See ``Proposer``."""
+        return self.resumed
+
+    def close(self, *, finished: bool) -> None:
+        """See ``Proposer``."""
+        with self._quiet(), contextlib.suppress(OSError):
+            for trial in self.trials.values():
+                self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+        self.trials.clear()
+        if finished and self.journal is not None:
+            with contextlib.suppress(OSError):
+                self.journal.replace(finished_journal(self.journal))
+
+    # -- Optuna ---------------------------------------------------------------------------------
+    def _ask(self) -> tuple[Any, dict[str, Any]]:
+        trial = self.study.ask()
+        return trial, {knob.name: self._suggest(trial, knob) for knob in self.knobs}
+
+    def _leave_disk(self, error: OSError) -> None:
+        """A full disk costs the journal and what the sampler had learned, not the search."""
+        if self.journal is None:
+            raise error
+        what = error.strerror or error
+        warnings.showwarning(
+            MaskwrightWarning(f"the journal {self.journal} cannot be kept: {what}"),
+            MaskwrightWarning,
+            __file__,
+            0,
+        )
+        self.journal = None
+        self.trials.clear()
+        self.study = self._study()
+
+    def _sampler(self, seed: int) -> Any:
+        make = self.optuna.samplers.TPESampler
+        with self._quiet():
+            return make(n_startup_trials=_STARTUP, multivariate=True, seed=seed)
+
+    def _study(self) -> Any:
+        storage = None
+        if self.journal is not None:
+            journal = self.optuna.storages.journal
+            storage = self.optuna.storages.JournalStorage(
+                journal.JournalFileBackend(str(self.journal), lock_obj=_Ours())
+            )
+        return self.optuna.create_study(
+            storage=storage, sampler=self.sampler, study_name="tune", load_if_exists=True
+        )
+
+    def _resume(self) -> list[tuple[dict[str, Any], Outcome]]:
+        """Outcomes of an earlier run; what was under way then is proposed again."""
+        states = self.optuna.trial.TrialState
+        found = []
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state == states.RUNNING:
+                self.study.tell(trial.number, state=states.FAIL)
+                if len(trial.params) == len(self.knobs):
+                    self.study.enqueue_trial(trial.params, skip_if_exists=False)
+            elif trial.state == states.COMPLETE:
+                told = _told(trial.user_attrs.get("told", ""))
+                found += [told] if told else []
+        return found
+
+    def _suggest(self, trial: Any, knob: Knob) -> Any:
+        if _powers(knob):
+            low, high = (x.bit_length() - 1 for x in (knob.values[0], knob.values[-1]))
+            return 1 << trial.suggest_int(f"log2 {knob.name}", low, high)
+        if _counts(knob):
+            return trial.suggest_int(knob.name, knob.values[0], knob.values[-1])
+        return trial.suggest_categorical(knob.name, knob.values)
+
+    def _to_parameters(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {
+            **{f"log2 {x.name}": values[x.name].bit_length() - 1 for x in self.knobs if _powers(x)},
+            **{x.name: values[x.name] for x in self.knobs if not _powers(x)},
+        }
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Optuna says nothing, and a user's own studies are as talkative as before."""
+        logging = self.optuna.logging
+        before = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.set_verbosity(before)
+
+
+class _Ours:
+    """The lock of a journal whose folder is locked already.
+
+    Optuna's own is a file, and waits half a minute for one that a killed process has left.
+    """
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def finished_journal(journal: Path) -> Path:
+    """Where a journal goes when its study is over: for the dashboard only."""
+    return journal.with_suffix(".finished.journal")
+
+
+def _powers(knob: Knob) -> bool:
+    """Its values are consecutive powers of two."""
+    return (
+        _numbers(knob)
+        and list(knob.values) == [knob.values[0] << i for i in range(len(knob.values))]
+        and knob.values[0].bit_count() == 1
+    )
+
+
+def _counts(knob: Knob) -> bool:
+    """Its values are consecutive numbers."""
+    return _numbers(knob) and list(knob.values) == [
+        knob.values[0] + i for i in range(len(knob.values))
+    ]
+
+
+def _numbers(knob: Knob) -> bool:
+    """Of two values none lies between the others: they are mere names."""
+    return len(knob.values) > 2 and all(type(x) is int and x > 0 for x in knob.values)
+
+
+def _told(text: str) -> tuple[dict[str, Any], Outcome] | None:
+    try:
+        data = json.loads(text)
+        return data["values"], from_plain(Outcome, data["outcome"])
+    except (ValueError, KeyError, TypeError, RecordError):
+        return None
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise TuningError(
+            "the search needs Optuna", fix="pip install 'optuna>=5', or sampler=\"random\""
+        ) from error
+    if not hasattr(optuna.trial.Trial, "set_constraint"):
+        raise TuningError(
+            f"the search needs Optuna 5, not {optuna.__version__}",
+            fix="pip install 'optuna>=5', or sampler=\"random\"",
+        )
+    return optuna

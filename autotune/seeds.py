@@ -1,0 +1,79 @@
+"""Where a search begins: what is known of similar calls, what the cost model says, small and safe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from maskwright.autotune.cost import H100
+from maskwright.autotune.cost import Work
+from maskwright.autotune.cost import ranked
+from maskwright.autotune.entry import Entry
+from maskwright.autotune.filter import Heads
+from maskwright.autotune.flat import Flat
+from maskwright.autotune.job import Job
+from maskwright.autotune.key import Key
+from maskwright.autotune.lookup import distance
+from maskwright.autotune.space import Target
+from maskwright.codegen.config import BackwardConfig
+from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.configs import AnyConfig
+
+_NEIGHBOURS, _BY_COST, _STEPS = 4, 4, 4
+
+
+def seeds(
+    job: Job, space: Flat, target: Target, default: AnyConfig, entries: Iterable[Entry]
+) -> tuple[AnyConfig, ...]:
+    """First candidates, the most promising first; only points of the space."""
+    found = [default, *_known(target.key, entries)]
+    found += by_cost(job, space, target)[:_BY_COST]
+    found += _spread(space.neighbours(default, target), _STEPS)
+    found += _safe(job)
+    points = dict.fromkeys(x for x in found if _is_point(x, space, target))
+    return tuple(points)
+
+
+def by_cost(job: Job, space: Flat, target: Target) -> list[AnyConfig]:
+    """Points by the cost model, one a tile shape; none where there is no model."""
+    if job.op != "forward" or job.template != "triton":
+        return []
+    call = job.call()
+    points = [x for x in space.points(target) if isinstance(x, KernelConfig)]
+    heads = Heads(job.head_dim, job.value_dim, job.dtype)
+    hardware = target.key.hardware
+    gpu = replace(H100, arch=hardware.arch, processors=hardware.processors)
+    order = ranked(points, Work(job.mask_node, call, heads), gpu)
+    if order == points:  # nothing could be counted
+        return []
+    tiles: dict[tuple[int, int], AnyConfig] = {}
+    for config in order:
+        tiles.setdefault((config.block_m, config.block_n), config)
+    return list(tiles.values())
+
+
+def _known(key: Key, entries: Iterable[Entry]) -> list[AnyConfig]:
+    """Configurations of the nearest entries, for other sizes or masks as dense."""
+    near = []
+    for entry in entries:
+        steps = distance(key, entry.key)
+        if steps is not None:
+            near.append((steps, entry.key.canonical, entry))
+    return [entry.config for *_, entry in sorted(near, key=lambda x: x[:2])[:_NEIGHBOURS]]
+
+
+def _spread(configs: list[AnyConfig], most: int) -> list[AnyConfig]:
+    """Some of them, from all along the list."""
+    return configs[:: max(1, -(-len(configs) // most))]
+
+
+def _safe(job: Job) -> list[AnyConfig]:
+    if job.template != "triton":
+        return []
+    small = KernelConfig(64, 32, 4, 1)
+    return [BackwardConfig(small, small) if job.op == "backward" else small]
+
+
+def _is_point(config: AnyConfig, space: Flat, target: Target) -> bool:
+    values = space.values(config)
+    return values is not None and space.config(values, target)[0] is not None
