@@ -247,7 +247,7 @@ GLUON = Space(
         Knob("persistent", (False, True), "ends of programs overlap; a second tile of queries"),
         Knob("programs", (0, 64, 128), "of a persistent grid; 0 is one a multiprocessor"),
         Knob("pingpong", (False, True), "consumers take turns at the matrix units"),
-        Knob("query_registers", (False, True), "queries in registers, not in shared memory"),
+        Knob("query_registers", (False, True), "less is read from shared memory; registers"),
     ),
     (
         Rule("results are wider or narrower than queries", _stores_another_width),
@@ -266,7 +266,7 @@ GLUON_BACKWARD = Space(
         Knob(
             "registers", (160, 184, 208, 224, 232, 240), "of a consumer; the producer has the rest"
         ),
-        Knob("release", ("barrier", "named"), "how slots of the rings are handed back"),
+        Knob("release", ("barrier", "named"), "slots handed back in one instruction; registers"),
     ),
     (_UNFIT,),
     GluonBackwardConfig,

@@ -116,6 +116,7 @@ def call(found, backend="triton", dtype=torch.bfloat16, length=1024):
 
 def test_who_serves(monkeypatch):
     monkeypatch.setattr(device, "arch", lambda _: "sm_90")
+    monkeypatch.setattr(gluon, "GLUON_BY_DEFAULT", False)
     plain = Attention(k <= q)
     tuned = plain.with_config(GluonConfig(block_n=64))
     assert settle(plain, call(plain, "gluon"), asked="gluon").backend == "gluon"

@@ -10,6 +10,7 @@ import torch
 import maskwright as mw
 from maskwright import k
 from maskwright import q
+from maskwright.autotune import ask
 from maskwright.autotune import lookup
 from maskwright.autotune import store
 from maskwright.autotune.key import Hardware
@@ -153,3 +154,23 @@ def test_the_backward_takes_what_was_tuned(publish):
     assert gluon_backward_request(plain)[1] == ""
     misfit = GluonBackwardConfig(stages=4, links=4)
     assert gluon.backward_request(plain, None, tensors, misfit).config == GluonBackwardConfig()
+
+
+@pytest.mark.parametrize(
+    ("changes", "backend"),
+    [
+        ({}, "gluon"),
+        ({"op": "backward"}, "gluon"),
+        ({"dtype": "float32"}, "triton"),
+        ({"q_len": 128}, "triton"),
+        ({"head_dim": 256, "op": "backward"}, "triton"),
+        ({"backend": "triton"}, "triton"),
+    ],
+)
+def test_what_is_tuned_is_what_calls_take_by_default(monkeypatch, changes, backend):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(ask, "GLUON_BY_DEFAULT", True)
+    assert ask.job_of(MASK, None, **({"q_len": 1024} | changes)).backend == backend
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    assert ask.job_of(MASK, None, q_len=1024).backend == "triton"
