@@ -64,7 +64,7 @@ def job_of(
         bindings,
         folder,
         op=op,
-        backend=_backend(backend),
+        backend=_backend(backend, mask),
         dtype=name,
         batch=batch,
         heads=heads,
@@ -116,7 +116,7 @@ def _takes_gluon(job: Job) -> bool:
     return not gluon_backward_request(request)[1]
 
 
-def _backend(name: str) -> Backend:
+def _backend(name: str, mask: object) -> Backend:
     if name == "interpret":
         return "interpret"
     if name not in ("auto", "triton", "gluon"):
@@ -124,6 +124,7 @@ def _backend(name: str) -> Backend:
     if not torch.cuda.is_available():
         raise TuningError(
             "tuning measures on a GPU, and torch sees none",
+            expression=mask,
             fix="entries that were tuned elsewhere are used from the cache directory",
         )
     return "gluon" if name == "gluon" else "triton"
