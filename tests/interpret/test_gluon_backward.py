@@ -10,6 +10,7 @@ import maskwright as mw
 from maskwright import k
 from maskwright import q
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
+from maskwright.codegen.gluon_backward import default_gluon_backward
 from maskwright.codegen.gluon_plan import gluon_backward_request
 from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.plan_backward import BackwardRequest
@@ -97,7 +98,8 @@ def test_every_ring(config: GluonBackwardConfig) -> None:
 @pytest.mark.parametrize("entry", ENTRIES, ids=[x.name for x in ENTRIES])
 def test_catalogue(entry) -> None:
     values = entry.bindings(2, HEADS, KV_HEADS, 200, 270)
-    found = worst(entry.mask, 200, 270, sizes=(64, 64), **values)
+    config = default_gluon_backward(64, 64)
+    found = worst(entry.mask, 200, 270, sizes=(64, 64), config=config, **values)
     assert found is None or found < 3e-3
     assert found is not None or "is_member" in str(entry.mask) or "isin" in str(entry.mask)
 
@@ -174,7 +176,8 @@ def test_mistakes_are_found(change, config, monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_refused() -> None:
     def reason(**changes) -> str:
         given = {"dtype": "float16", "head_dim": 64, "value_dim": 64, "tables": ()} | changes
-        request = BackwardRequest((k <= q).node, None, inside=True, config=None, **given)
+        mask = given.pop("mask", (k <= q).node)
+        request = BackwardRequest(mask, None, inside=True, config=None, **given)
         return gluon_backward_request(request)[1]
 
     assert reason() == ""
@@ -182,3 +185,5 @@ def test_what_is_refused() -> None:
     assert "192" in reason(head_dim=192)
     assert "16 bytes" in reason(head_dim=60)
     assert "float tables" in reason(tables=("bias",))
+    strided = mw.patterns.local_stride(block=64, local_blocks=2, stride=4)
+    assert "straddle" in reason(mask=strided.node)
