@@ -58,6 +58,11 @@ class Configs:
             return self.gluon_backward if backend == "gluon" else self.backward
         return self.gluon if backend == "gluon" else self.forward
 
+    @property
+    def keeps_triton_backward(self) -> bool:
+        """Only the Triton kernels of the backward are fixed, so those are wanted."""
+        return self.backward is not None and self.gluon_backward is None
+
     def to_text(self) -> str:
         """JSON that ``from_text`` reads; empty if nothing is fixed."""
         found = {name: x for name, x in asdict(self).items() if x is not None}

@@ -227,7 +227,7 @@ def _made(
         _chosen(found, tensors, shapes, how),
         wanted,
     )
-    if how.gluon:
+    if how.gluon and not found.configs.keeps_triton_backward:
         fixed = found.configs.gluon_backward
         best = tuned.gluon_backward_config(found, tensors, shapes, inside=how.inside)
         request = gluon.backward_request(request, fixed, tensors, None if fixed else best)

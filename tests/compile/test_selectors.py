@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.peers import minference_kernel as peer
 from maskwright.patterns.selectors import slash_kernel
-from maskwright.runtime.offline import _resources
+from maskwright.runtime.offline import resources
 
 KERNELS = ("lse_kernel", "sums_kernel")
 
@@ -48,7 +48,7 @@ def test_vertical_slash(name, target):
     if name == "lse_kernel":
         sizes["STEPS"] = slash_kernel.STEPS
     found = compiled(getattr(slash_kernel, name), *target, **sizes)
-    registers, stack = _resources(found.asm["cubin"])
+    registers, stack = resources(found.asm["cubin"])
     assert 0 < registers <= 255
     assert found.metadata.shared <= (227 if target[1] == 90 else 163) * 1024
     assert stack == 0
@@ -58,6 +58,6 @@ def test_the_peer():
     build = compiled(peer.build_kernel, "*bf16", 90, 1, ROWS=64, KEYS=64, LANES=32)
     attend = compiled(peer.attend_kernel, "*bf16", 90, 4, DIM=128, ROWS=64, KEYS=64)
     for found in (build, attend):
-        registers, stack = _resources(found.asm["cubin"])
+        registers, stack = resources(found.asm["cubin"])
         assert 0 < registers <= 255
         assert stack == 0

@@ -10,6 +10,8 @@ import torch
 import maskwright as mw
 from maskwright import k
 from maskwright import q
+from maskwright.codegen.config import BackwardConfig
+from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.configs import Configs
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_backward import default_gluon_backward
@@ -17,6 +19,9 @@ from maskwright.codegen.gluon_plan import gluon_backward_request
 from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.dsl import nodes as n
 from maskwright.runtime import device
+from maskwright.runtime import gradient
+from maskwright.runtime.api import Attention
+from maskwright.runtime.bind import check_tensors
 from maskwright.runtime.gluon import backward_request
 
 BIAS = mw.table("bias", dtype=float)
@@ -116,3 +121,24 @@ def test_one_walk_and_no_tables():
     assert plan.walks == (plan.keys,)
     assert plan.tables == ()
     assert isinstance(plan.keys.request.mask, n.Node)
+
+
+def test_a_fixed_triton_backward_is_kept():
+    fixed = BackwardConfig(KernelConfig(64, 64, 4, 2), KernelConfig(64, 64, 4, 2))
+    assert not Configs().keeps_triton_backward
+    assert Configs.of(fixed).keeps_triton_backward
+    assert not Configs.of(fixed, GluonBackwardConfig()).keeps_triton_backward
+
+
+def test_made_kernels_keep_it_too(monkeypatch):
+    """On a GPU that takes Gluon kernels, for tensors that those can serve."""
+    monkeypatch.setattr(device, "arch", lambda _: "sm_90")
+    monkeypatch.setattr(gradient.build, "load", lambda *_, **__: None)
+    fixed = BackwardConfig(KernelConfig(64, 64, 4, 2), KernelConfig(64, 64, 4, 2))
+    tensors = tuple(torch.zeros(1, 2, 1024, 64, dtype=torch.bfloat16) for _ in range(4))
+    shapes = check_tensors(*tensors[:3], None)
+    how = gradient.How(inside=True, interpreted=False, gluon=True)
+    for config, kind in ((None, GluonBackwardConfig), (fixed, BackwardConfig)):
+        found = Attention(k <= q) if config is None else Attention(k <= q).with_config(config)
+        made = gradient._made(found, tensors, shapes, (), how)
+        assert isinstance(made.compiled.plan.request.config, kind)
