@@ -244,7 +244,12 @@ def _instructions(cubin: bytes) -> dict[str, int]:
         *("USETMAXREG", "BAR.SYNC", "SHFL"),
     )
     found = {name: text.count(name) for name in names if name in text}
-    return found | {"LDL in loops": _loads_in_loops(text.splitlines())}
+    # Without a count, or of one partition: those of Triton, not of a template.
+    barriers = re.findall(r"BAR\.SYNC\S* 0x([0-9a-f]+)(?:, 0x80)? ;", text)
+    return found | {
+        "LDL in loops": _loads_in_loops(text.splitlines()),
+        "barriers of Triton": 1 + max((int(x, 16) for x in barriers), default=-1),
+    }
 
 
 def _loads_in_loops(lines: list[str]) -> int:

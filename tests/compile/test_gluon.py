@@ -17,6 +17,7 @@ from maskwright import h
 from maskwright import k
 from maskwright import patterns
 from maskwright import q
+from maskwright.codegen.gluon import NAMES
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon import default_gluon
 from maskwright.dsl.evaluate import mask_node
@@ -98,6 +99,8 @@ def test_machine_code(name):
     assert found["HGMMA"] >= 4 * found["WARPGROUP.DEPBAR"]
     assert found["USETMAXREG"] > 0
     assert found["UTMALDG"] > 0
+    # The template's own named barriers come after those that Triton gives the partitions.
+    assert 0 < found["barriers of Triton"] <= NAMES.start
 
 
 def test_estimates_of_shared_memory():
