@@ -15,7 +15,6 @@ from maskwright.autotune.search import Budget
 from maskwright.codegen.gluon import GLUON_BY_DEFAULT
 from maskwright.codegen.gluon_backward import default_gluon_backward
 from maskwright.codegen.gluon_plan import gluon_backward_request
-from maskwright.codegen.gluon_plan import gluon_request
 from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.dsl.errors import TuningError
 from maskwright.runtime.gluon import SMALL
@@ -104,15 +103,13 @@ def _takes_gluon(job: Job) -> bool:
     """Calls with ``backend="auto"`` take a Gluon kernel, so that is the one to tune."""
     if not GLUON_BY_DEFAULT or torch.cuda.get_device_capability() != (9, 0) or job.q_len <= SMALL:
         return False
-    mask, score = job.mask_node, job.score_node
-    sizes = job.dtype, job.head_dim, job.value_dim
-    reason = gluon_request(
-        mask, score, dtype=job.dtype, head_dim=job.head_dim, value_dim=job.value_dim
-    )[1]
+    reason = job.gluon_request()[1]
     if reason or job.op == "forward":
         return not reason
     config = default_gluon_backward(job.head_dim, job.value_dim)
-    request = BackwardRequest(mask, score, *sizes, inside=True, config=config, tables=())
+    sizes = job.dtype, job.head_dim, job.value_dim
+    what = (job.mask_node, job.score_node, *sizes)
+    request = BackwardRequest(*what, inside=True, config=config, tables=())
     return not gluon_backward_request(request)[1]
 
 

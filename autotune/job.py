@@ -18,6 +18,9 @@ from maskwright.autotune.key import Template
 from maskwright.autotune.record import from_plain
 from maskwright.codegen.api import call_of
 from maskwright.codegen.api import score_node
+from maskwright.codegen.gluon import GluonConfig
+from maskwright.codegen.gluon_plan import gluon_request
+from maskwright.codegen.plan import Request
 from maskwright.codegen.walk import Call
 from maskwright.dsl import nodes as n
 from maskwright.dsl.evaluate import mask_node
@@ -108,6 +111,20 @@ class Job:
         values = {name: x for name, x in (self.params | self.arrays()).items() if name in names}
         sizes = (self.q_len, self.kv_len, self.batch, self.heads, self.kv_heads, self.q_offset)
         return call_of(self.mask_node, *sizes, values)
+
+    def gluon_request(
+        self, config: GluonConfig | None = None, *, inside: bool = True
+    ) -> tuple[Request, str]:
+        """(request of the Gluon forward, why its template cannot serve it: empty if it can)."""
+        return gluon_request(
+            self.mask_node,
+            self.score_node,
+            dtype=self.dtype,
+            head_dim=self.head_dim,
+            value_dim=self.value_dim,
+            inside=inside,
+            config=config,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

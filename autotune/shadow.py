@@ -29,7 +29,6 @@ from maskwright.codegen.configs import AnyConfig
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_plan import gluon_backward_request
-from maskwright.codegen.gluon_plan import gluon_request
 from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.pipeline import compile_forward
 from maskwright.codegen.plan import Request
@@ -189,15 +188,7 @@ def _meta(x: Tensor) -> Tensor:
 
 def _forward_request(job: Job, config: AnyConfig, inside: bool) -> Request:
     if isinstance(config, GluonConfig):
-        request, reason = gluon_request(
-            job.mask_node,
-            job.score_node,
-            dtype=job.dtype,
-            head_dim=job.head_dim,
-            value_dim=job.value_dim,
-            inside=inside,
-            config=config,
-        )
+        request, reason = job.gluon_request(config, inside=inside)
         if reason:
             raise LoweringError(f"no Gluon kernel: {reason}")
         return request

@@ -46,7 +46,6 @@ from maskwright.autotune.space import Target
 from maskwright.autotune.table import Table
 from maskwright.codegen.configs import AnyConfig
 from maskwright.codegen.gluon import GluonConfig
-from maskwright.codegen.gluon_plan import gluon_request
 from maskwright.dsl.errors import TuningError
 from maskwright.runtime import settings
 from maskwright.runtime import tuned
@@ -220,17 +219,7 @@ def _compiler(job: Job, key: Key, options: Options, *, search: bool) -> Compiler
 
 def _refusal(job: Job, config: AnyConfig) -> str:
     """Why the mask itself forbids a Gluon configuration; empty if it does not."""
-    if not isinstance(config, GluonConfig):
-        return ""
-    _, reason = gluon_request(
-        job.mask_node,
-        job.score_node,
-        dtype=job.dtype,
-        head_dim=job.head_dim,
-        value_dim=job.value_dim,
-        config=config,
-    )
-    return reason
+    return job.gluon_request(config)[1] if isinstance(config, GluonConfig) else ""
 
 
 def _kept(key: Key) -> Entry | None:

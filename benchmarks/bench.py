@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,12 +70,39 @@ def main(arguments: Sequence[str] | None = None, program: Program = FORWARD) -> 
         for seq in map(int, args.seqs.split(",")):
             result["cases"] += one_case(args, name, seq, program)
             results.write(path, result)
+    return finish(args, path, result)
+
+
+def finish(args: argparse.Namespace, path: Path, result: Result) -> int:
+    """Show a table that has been written; the exit code."""
     if not args.quiet:
         from benchmarks.report import show
 
         print(f"wrote {path}", file=sys.stderr)
         show(result)
     return 0
+
+
+def each_length(
+    kind: str,
+    name: str,
+    given: Sequence[str],
+    args: argparse.Namespace,
+    measure: Callable[[argparse.Namespace, int], Result],
+) -> int:
+    """A table with one case a length: each is measured, and the file written after it.
+
+    Args:
+        name: of a case that failed.
+        given: the command line.
+    """
+    result = results.header(given, kind)
+    path = args.out or results.default_path(result, kind)
+    for seq in map(int, args.seqs.split(",")):
+        found, error = attempt(partial(measure, args, seq))
+        result["cases"].append(failed(name, seq, error) if found is None else found)
+        results.write(path, result)
+    return finish(args, path, result)
 
 
 def parser(program: Program = FORWARD) -> argparse.ArgumentParser:
@@ -85,14 +113,19 @@ def parser(program: Program = FORWARD) -> argparse.ArgumentParser:
     found.add_argument("--seqs", "--lengths", default="8192,32768", help="comma-separated lengths")
     chosen = program.peers or "see benchmarks.peers"
     found.add_argument("--peers", default=program.peers, help=f"comma-separated; default: {chosen}")
-    found.add_argument("--rounds", type=int, default=7)
-    found.add_argument("--target-ms", type=float, default=40.0, help="length of one turn")
     found.add_argument("--child-timeout", type=float, default=240.0, help="0: all in this process")
+    add_common(found)
+    return found
+
+
+def add_common(found: argparse.ArgumentParser, *, rounds: int = 7) -> None:
+    """Options of every table: how long to measure, where the result goes, and the shape."""
+    found.add_argument("--rounds", type=int, default=rounds)
+    found.add_argument("--target-ms", type=float, default=40.0, help="length of one turn")
     found.add_argument("--out", type=Path, default=None, help="result file")
     found.add_argument("--quiet", action="store_true", help="write the file only")
     found.add_argument("--device", default="cuda")
     add_shape(found)
-    return found
 
 
 def add_shape(found: argparse.ArgumentParser) -> None:

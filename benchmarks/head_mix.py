@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
 
 from benchmarks import bench
 from benchmarks import results
-from benchmarks.guard import attempt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,31 +31,14 @@ SINK, WINDOW = 64, 256
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all lengths and write the result file."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    args = parser().parse_args(given)
-    result = results.header(given, KIND)
-    path = args.out or results.default_path(result, KIND)
-    for seq in map(int, args.seqs.split(",")):
-        found, error = attempt(partial(run_length, args, seq))
-        result["cases"].append(bench.failed("head_mix", seq, error) if found is None else found)
-        results.write(path, result)
-    if not args.quiet:
-        from benchmarks.report import show
-
-        print(f"wrote {path}", file=sys.stderr)
-        show(result)
-    return 0
+    return bench.each_length(KIND, "head_mix", given, parser().parse_args(given), run_length)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(prog=f"python -m {results.MODULES[KIND]}", description=__doc__)
     found.add_argument("--seqs", default="8192,32768", help="comma-separated lengths")
-    found.add_argument("--rounds", type=int, default=7)
-    found.add_argument("--target-ms", type=float, default=40.0, help="length of one turn")
-    found.add_argument("--out", type=Path, default=None, help="result file")
-    found.add_argument("--quiet", action="store_true", help="write the file only")
-    found.add_argument("--device", default="cuda")
-    bench.add_shape(found)
+    bench.add_common(found)
     return found
 
 

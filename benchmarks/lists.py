@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from benchmarks import child
 from benchmarks import list_cases
 from benchmarks import results
-from benchmarks.bench import add_shape
+from benchmarks.bench import add_common
+from benchmarks.bench import finish
 from benchmarks.guard import attempt
 
 if TYPE_CHECKING:
@@ -40,12 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{row.name} ...", file=sys.stderr, flush=True)
         result["cases"] += run_child(args, row) if args.child_timeout > 0 else [run_here(args, row)]
         results.write(path, result)
-    if not args.quiet:
-        from benchmarks.report import show
-
-        print(f"wrote {path}", file=sys.stderr)
-        show(result)
-    return 0
+    return finish(args, path, result)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,13 +54,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--peers", default="", help="of lists_case.CONTESTANTS; default: all but flex"
     )
-    found.add_argument("--rounds", type=int, default=7)
-    found.add_argument("--target-ms", type=float, default=40.0, help="length of one turn")
     found.add_argument("--child-timeout", type=float, default=120.0, help="0: all in this process")
-    found.add_argument("--out", type=Path, default=None, help="result file")
-    found.add_argument("--quiet", action="store_true", help="write the file only")
-    found.add_argument("--device", default="cuda")
-    add_shape(found)
+    add_common(found)
     return found
 
 

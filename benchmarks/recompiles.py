@@ -27,6 +27,7 @@ from torch._dynamo import utils as dynamo
 
 from benchmarks import child
 from benchmarks import results
+from benchmarks.bench import finish
 from benchmarks.guard import attempt
 from benchmarks.tiny_model import Block
 from benchmarks.tiny_model import Sizes
@@ -109,12 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else [run_here(name, setup_of(args), contestants)]
         )
         results.write(path, result)
-    if not args.quiet:
-        from benchmarks.report import show
-
-        print(f"wrote {path}", file=sys.stderr)
-        show(result)
-    return 0
+    return finish(args, path, result)
 
 
 def parser() -> argparse.ArgumentParser:

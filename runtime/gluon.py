@@ -60,7 +60,6 @@ def _wanted(found: Attention, call: Call) -> bool:
         return False
     tensors = (call.query, call.key, call.value)
     known = tuned.prefers_gluon(found, tensors, call.shapes, inside=call.inside)
-
     return config.GLUON_BY_DEFAULT and call.shapes.q_len > SMALL if known is None else known
 
 

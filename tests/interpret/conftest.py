@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,18 +10,6 @@ import maskwright as mw
 from maskwright.runtime.check import LSE_TOLERANCE
 from maskwright.runtime.check import TOLERANCE
 from maskwright.runtime.check import dense_attention
-
-
-def _importable(name: str) -> None:
-    """Tests are imported by path, so a module beside them has to be made known by its name."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-
-_importable("simulated_gluon")
 
 
 class Attend:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import random_lists
 
 import maskwright as mw
-from maskwright import b
-from maskwright import h
 from maskwright import k
-from maskwright import kv_head
 from maskwright import q
-from maskwright.codegen.api import call_of
 from maskwright.codegen.api import inside
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.listed import derive_listed
@@ -22,19 +19,12 @@ SEEDS, KERNEL_SEEDS = 600, 48
 TILES = ((32, 16), (16, 32), (64, 64), (16, 64), (128, 16))
 
 
-class Draw:
+class Draw(random_lists.Draw):
     """Random numbers of one case."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-
-    def pick(self, values):
-        return values[self.rng.integers(len(values))]
 
     def row(self, name):
         """A row of a table, and the leading sizes of the table."""
-        prefixes = [((b, h), (2, 4)), ((b, kv_head), (2, 2)), ((h,), (4,)), ((), ()), ((b,), (1,))]
-        prefix, sizes = self.pick(prefixes)
+        prefix, sizes = self.prefix()
         return mw.table(name, ndim=len(prefix) + 1)[prefix], sizes
 
     def entries(self, sizes, kv_len):
@@ -46,10 +36,6 @@ class Draw:
         found[self.rng.random(found.shape) < 0.1] = -1
         return found.astype(np.int32)
 
-    def limit(self):
-        """A static condition beside a list."""
-        return self.pick((k >= 0, k <= q, q - k < 40, k > 25, (k <= q) & (q - k > 9), q < 70))
-
     def mask(self, kv_len):
         """(mask, bindings)."""
         values, parts = {}, []
@@ -58,29 +44,17 @@ class Draw:
             if self.rng.random() < 0.75:
                 parts.append(value.isin(row) & self.limit())
                 values[name] = self.entries(sizes, kv_len)
-        if self.rng.random() < 0.5:
-            parts.append(self.pick(((k < 7) & (k <= q), q - k < 11, (q - k < 30) & (k <= q))))
+        parts += self.static()
         if len(parts) > 1 and self.rng.random() < 0.15:
             parts[:2] = [parts[0] & parts[1]]
-        found = parts[0] if parts else k < 0
-        for part in parts[1:]:
-            found = found | part
-        found = found & (k <= q) if self.rng.random() < 0.6 else found
-        if self.rng.random() < 0.2:
-            found = mw.by_head([0, 1, 1, 0], [found, (k <= q) & (q - k < 20)])
-        return found, values
+        return self.joined(parts), values
 
 
 @pytest.mark.parametrize("chunk", range(6))
 def test_every_pair_is_met_once(chunk):
     for seed in range(chunk * SEEDS // 6, (chunk + 1) * SEEDS // 6):
         draw = Draw(seed)
-        q_len, kv_len = draw.pick(((100, 100), (75, 130), (130, 64), (1, 90), (33, 200)))
-        mask, values = draw.mask(kv_len)
-        offset = draw.pick((None, None, 0, -20, 50))
-        call = call_of(mask.node, q_len, kv_len, 2, 4, 2, offset, values)
-        sizes = {"batch": 2, "heads": 4, "kv_heads": 2, "q_offset": offset}
-        dense = mw.to_dense(mask, q_len, kv_len, **sizes, **values)
+        mask, values, call, dense = draw.case()
         block = draw.pick(TILES)
         for within in {inside(mask.node, call), False}:
             schedule = derive_listed(mask.node, TileShape(*block, inside=within))
@@ -99,15 +73,10 @@ def test_kernels_match_float64(chunk):
             mask,
             q_len=q_len,
             kv_len=kv_len,
-            batch=2,
-            heads=4,
-            kv_heads=2,
-            head_dim=16,
-            q_offset=draw.pick((None, None, 0, -20, 50)),
-            dtype="float32",
-            backend="interpret",
+            q_offset=draw.pick(random_lists.OFFSETS),
             config=KernelConfig(*draw.pick(TILES[:2]), 4, 1),
             gradients=False,
+            **random_lists.INTERPRETED,
             **values,
         )
         assert report.ok, f"seed {seed}: {report}"

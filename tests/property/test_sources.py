@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import random_lists
 
 import maskwright as mw
-from maskwright import b
-from maskwright import h
 from maskwright import k
-from maskwright import kv_head
 from maskwright import q
-from maskwright.codegen.api import call_of
 from maskwright.codegen.api import inside
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
@@ -25,20 +22,12 @@ SEEDS, KERNEL_SEEDS = 200, 4
 TILES = ((32, 16), (16, 32), (64, 64), (16, 64), (96, 32))
 
 
-class Draw:
+class Draw(random_lists.Draw):
     """Random numbers of one case."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-
-    def pick(self, values):
-        return values[self.rng.integers(len(values))]
 
     def source(self, name, kv_len):
         """(a list's condition, its entries): any order, doubles, padding, out of range, counts."""
-        prefix, sizes = self.pick(
-            [((b, h), (2, 4)), ((b, kv_head), (2, 2)), ((h,), (4,)), ((), ()), ((b,), (1,))]
-        )
+        prefix, sizes = self.prefix()
         size = self.pick((8, 16, 24, 32, 64))
         kind = self.pick(("blocks", "blocks", "blocks", "one", "columns", "diagonals"))
         ends, last = (), ()
@@ -55,10 +44,6 @@ class Draw:
             found[...] = self.pick((0, 1, 2**31 - 1, -(2**31)))
         return value.isin(row), found.astype(np.int32)
 
-    def limit(self):
-        """A static condition beside a list."""
-        return self.pick((k >= 0, k <= q, q - k < 40, k > 25, (k <= q) & (q - k > 9), q < 70))
-
     def mask(self, kv_len):
         """(mask, bindings)."""
         values, parts = {}, []
@@ -67,15 +52,8 @@ class Draw:
             parts.append(member & self.limit())
         if len(parts) > 1 and self.rng.random() < 0.4:
             parts[:2] = [parts[0] & parts[1]]
-        if self.rng.random() < 0.5:
-            parts.append(self.pick(((k < 7) & (k <= q), q - k < 11, (q - k < 30) & (k <= q))))
-        found = parts[0]
-        for part in parts[1:]:
-            found = found | part
-        found = found & (k <= q) if self.rng.random() < 0.6 else found
-        if self.rng.random() < 0.2:
-            found = mw.by_head([0, 1, 1, 0], [found, (k <= q) & (q - k < 20)])
-        return found, values
+        parts += self.static()
+        return self.joined(parts), values
 
 
 @pytest.mark.parametrize("chunk", range(4))
@@ -83,12 +61,7 @@ def test_every_pair_is_met_once(chunk):
     followed = 0
     for seed in range(chunk * SEEDS // 4, (chunk + 1) * SEEDS // 4):
         draw = Draw(seed)
-        q_len, kv_len = draw.pick(((100, 100), (75, 130), (130, 64), (1, 90), (33, 200)))
-        mask, values = draw.mask(kv_len)
-        offset = draw.pick((None, None, 0, -20, 50))
-        call = call_of(mask.node, q_len, kv_len, 2, 4, 2, offset, values)
-        sizes = {"batch": 2, "heads": 4, "kv_heads": 2, "q_offset": offset}
-        dense = mw.to_dense(mask, q_len, kv_len, **sizes, **values)
+        mask, _, call, dense = draw.case()
         for transposed in (False, True):
             block = draw.pick(TILES)
             tile = TileShape(
@@ -117,16 +90,11 @@ def test_kernels_match_float64(chunk):
             mask,
             q_len=q_len,
             kv_len=kv_len,
-            batch=2,
-            heads=4,
-            kv_heads=2,
-            head_dim=16,
-            q_offset=draw.pick((None, None, 0, -20, 50)),
-            dtype="float32",
-            backend="interpret",
+            q_offset=draw.pick(random_lists.OFFSETS),
             config=small,
             backward=BackwardConfig(small, KernelConfig(16, 32, 4, 1)),
             gradients=gradients,
+            **random_lists.INTERPRETED,
             **values,
         )
         assert report.ok, f"seed {seed}: {report}"
