@@ -6,6 +6,7 @@ worker leads a process group of its own, and the group is killed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import statistics
@@ -59,12 +60,13 @@ class CompilePool:
     """A ``Compiler`` of processes.
 
     Args:
+        gpu: what is compiled for; must be known before anything is submitted.
         spawn: starts a worker; tests give others.
         limit: seconds a configuration may take.
     """
 
     job: Job
-    gpu: Hardware
+    gpu: Hardware | None
     workers: int
     limit: float = LIMIT
     memory: int = MEMORY
@@ -77,6 +79,12 @@ class CompilePool:
 
     def __post_init__(self) -> None:
         self.slots = [_Slot() for _ in range(max(1, self.workers))]
+
+    def load(self) -> None:
+        """Let the workers load the compiler while nobody needs them yet."""
+        with contextlib.suppress(ChildError, OSError):
+            for slot in self.slots:
+                slot.child, slot.ready = self._spawn(), False
 
     @property
     def room(self) -> int:
@@ -122,7 +130,7 @@ class CompilePool:
         try:
             if slot.child is None:
                 slot.child, slot.ready = self._spawn(), False
-            else:
+            elif slot.ready:
                 slot.child.send(do="compile", config=config.to_dict())
         except ChildError:
             self._end(slot)
@@ -143,6 +151,7 @@ class CompilePool:
             if answer is None:
                 return self._overdue(slot, child, config)
             if "ready" in answer:
+                assert self.gpu is not None
                 gpu = {"arch": self.gpu.arch, "processors": self.gpu.processors}
                 child.send(do="open", job=self.job.to_dict(), **gpu)
             elif "open" in answer:

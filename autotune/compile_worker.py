@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from maskwright.autotune import shadow
 from maskwright.autotune.job import Job
 from maskwright.autotune.outcome import Build
 from maskwright.autotune.outcome import Status
@@ -23,10 +24,7 @@ class CompileWorker:
 
     def open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Once, before the rest."""
-        from maskwright.autotune import shadow
-
         self.job, self.arch = Job.from_dict(request["job"]), str(request["arch"])
-        self.compile_job = shadow.compile_job
         shadow.pretend(self.arch, int(request["processors"]))
         return {"open": True}
 
@@ -34,7 +32,7 @@ class CompileWorker:
         """Machine code of a configuration, and what it takes."""
         config = config_from(self.job.op, self.job.template, request["config"])
         try:
-            found = self.compile_job(self.job, config, self.arch)
+            found = shadow.compile_job(self.job, config, self.arch)
         except Exception as error:
             found = Build(_status(error), f"{type(error).__name__}: {error}"[:_FIRST_LINES])
         return {"build": asdict(found)}

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from maskwright.autotune.entry import CONFIGS
 from maskwright.autotune.entry import Checks
+from maskwright.autotune.key import Hardware
 from maskwright.autotune.key import Key
 from maskwright.autotune.key import Op
 from maskwright.autotune.key import Template
@@ -127,7 +128,13 @@ class Device(Protocol):
 
 
 class Compiler(Protocol):
-    """Who compiles ahead."""
+    """Who compiles ahead.
+
+    Attributes:
+        gpu: what for; known before anything is submitted.
+    """
+
+    gpu: Hardware | None
 
     @property
     def room(self) -> int:
@@ -147,6 +154,7 @@ class NoCompiler:
     """Nothing is compiled ahead: the device compiles what it measures."""
 
     def __init__(self, builds: dict[AnyConfig, Build] | None = None) -> None:
+        self.gpu: Hardware | None = None
         self.builds = builds or {}
         self.given: list[AnyConfig] = []
 

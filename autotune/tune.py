@@ -115,16 +115,16 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         progress = _progress(job, options, stack)
+        compiler = _compiler(job, options, stack, search=True)
         found_device = GpuDevice(job) if device is None else device
         stack.callback(found_device.close)
         progress.facts = facts = found_device.start()
+        compiler.gpu = facts.key.hardware
         kept = None if options.again else _kept(facts.key)
         if kept is not None:
             return tuned_from(kept, facts.default)
         folder = stack.enter_context(study_folder(facts.key))
         progress.log = folder and folder / "trials.jsonl"
-        compiler = _compiler(job, facts.key, options, search=True)
-        stack.callback(compiler.close)
         target = Target(facts.key, Limits.of(job.mask_node, job.score_node))
         space = Flat(job.op, job.template)
         cache_dir = settings.current().cache_dir
@@ -143,8 +143,10 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         found = search(study, found_device, compiler, proposer, progress.watch, started=started)
         keep_wrong(job, found, folder)
         if found.winner is None:
+            first = f": {found.wrong[0][1]}" if found.wrong else ""
             raise TuningError(
-                "no configuration is right, not even the default", fix="maskwright check MASK"
+                f"no configuration is right, not even the default{first}",
+                fix="maskwright check MASK",
             )
         entry = entry_of(study, facts, found)
         path = store.publish(entry, cache_dir)
@@ -167,11 +169,11 @@ def record_table(
         started = time.monotonic()
         progress = _progress(job, options, stack)
         progress.say("starting", always=True)
+        compiler = _compiler(job, options, stack, search=False)
         device = GpuDevice(job)
         stack.callback(device.close)
         facts = device.start()
-        compiler = _compiler(job, facts.key, options, search=False)
-        stack.callback(compiler.close)
+        compiler.gpu = facts.key.hardware
         target = Target(facts.key, Limits.of(job.mask_node, job.score_node))
         points = tuple(Flat(job.op, job.template).points(target))
         left = max(1.0, seconds - (time.monotonic() - started))
@@ -208,13 +210,18 @@ def many_ranks() -> bool:
     return bool(group.is_available() and group.is_initialized() and group.get_world_size() > 1)
 
 
-def _compiler(job: Job, key: Key, options: Options, *, search: bool) -> Compiler:
+def _compiler(job: Job, options: Options, stack: contextlib.ExitStack, *, search: bool) -> Compiler:
+    """Workers that load the compiler while the GPU gets ready."""
     if job.backend == "interpret":
         return NoCompiler()
     workers = options.workers or workers_of_this_machine()
     if search:
-        return CompilePool(job, key.hardware, min(workers, _AHEAD))
-    return CompilePool(job, key.hardware, workers, ahead=2 * workers)
+        made = CompilePool(job, None, min(workers, _AHEAD))
+    else:
+        made = CompilePool(job, None, workers, ahead=2 * workers)
+    stack.callback(made.close)
+    made.load()
+    return made
 
 
 def _refusal(job: Job, config: AnyConfig) -> str:

@@ -49,7 +49,7 @@ def test_a_search_ends_in_an_entry_that_serves(op):
     tensors = [torch.randn(x, device="cuda", dtype=torch.bfloat16) for x in shapes]
     attention = mw.compile(MASK)
     if op == "forward":
-        attention(*tensors, backend="triton")
+        attention(*tensors)
         (kernel,) = attention._kernels.values()
         assert kernel.compiled.plan.request.config == found.config
     report = mw.check(MASK, q_len=300, heads=8, kv_heads=4, **{_name(op): found.config})

@@ -137,7 +137,9 @@ def test_a_table_comes_back_from_its_file(make_table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{}", gzip.compress(b"[]"), gzip.compress(b'{"schema": 9}')]
+    "data",
+    [b"", b"{}", gzip.compress(b"[]"), gzip.compress(b'{"schema": 9}')],
+    ids=["empty", "plain", "list", "schema"],  # compressed data has a time in it
 )
 def test_what_is_no_table_says_so(data, tmp_path):
     path = tmp_path / "table.json.gz"
