@@ -29,7 +29,10 @@ WIDEST = 256  # columns of one product
 _SHARED = SHARED_KIB[90] * 1024
 BARRIERS = 1024  # bytes: barriers, and what partitions hand over
 
+_WINDOW = 64  # keys of a tile whose diagonals are looked up at once
 _SECTION_MIB = 32  # of the L2 for keys and values, as in FlashAttention-3
+
+_GATHERERS = 56  # registers that a producer's thread needs to gather rows
 
 Role: TypeAlias = Literal["producer", "consumer"]
 
@@ -179,6 +182,25 @@ class GluonConfig(GluonTemplate):
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+def listed_gluon(head_dim: int, value_dim: int) -> GluonConfig:
+    """For runtime lists of columns and diagonals: a producer that can gather. Not yet measured."""
+    small = max(padded(head_dim), padded(value_dim)) <= 128
+    made = GluonConfig(block_n=_WINDOW, stages=4 if small else 2, registers=216, first="producer")
+    head, value = made.pads(head_dim, value_dim)
+    return replace(made, bulk_store=head == value)
+
+
+def unfit_lists(config: GluonConfig, *, gathers: bool) -> str:
+    """Why a configuration cannot follow lists of columns and diagonals; empty if it can."""
+    if config.block_n > _WINDOW:
+        return f"listed diagonals are looked up in tiles of {_WINDOW} keys at most"
+    if not gathers:
+        return ""
+    if config.first != "producer" or config.producer_registers < _GATHERERS:
+        return f"listed columns are gathered by four warps with {_GATHERERS} registers a thread"
+    return "" if config.stages > 1 else "gathered tiles are handed over one late: two stages"
 
 
 def default_gluon(

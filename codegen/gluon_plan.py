@@ -10,10 +10,13 @@ from maskwright.codegen.config import dividing
 from maskwright.codegen.gluon import WIDEST
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon import default_gluon
+from maskwright.codegen.gluon import listed_gluon
+from maskwright.codegen.gluon import unfit_lists
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_backward import default_gluon_backward
 from maskwright.codegen.gluon_backward import unfit_backward
 from maskwright.codegen.granule import granule
+from maskwright.codegen.listed import derive_listed
 from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan import WalkPlan
@@ -45,6 +48,8 @@ def gluon_request(
     """(request, why the template cannot serve it: empty if it can)."""
     uneven = mask is not n.Const(value=True)
     chosen = config or default_gluon(head_dim, value_dim, granule=granule(mask), uneven=uneven)
+    if config is None and follows_lists(mask):
+        chosen = listed_gluon(head_dim, value_dim)
     request = Request(mask, score, dtype, head_dim, value_dim, inside, has_sinks, chosen)
     reason = _unfit_sizes(request, chosen)
     if reason:
@@ -53,6 +58,12 @@ def gluon_request(
         chosen = replace(chosen, block_n=LARGEST_FOR_PAIRS, stages=3)
         request = replace(request, config=chosen)
     return request, _unfit_mask(request, chosen)
+
+
+def follows_lists(mask: n.Node) -> bool:
+    """The mask has runtime lists of columns or diagonals, which kernels follow one by one."""
+    found = derive_listed(mask, TileShape(128, 64))
+    return found is not None and found.listed
 
 
 def works_for_pairs(request: Request) -> bool:
@@ -88,8 +99,13 @@ def _unfit_sizes(request: Request, config: GluonConfig) -> str:
 
 
 def _unfit_mask(request: Request, config: GluonConfig) -> str:
-    if schedule_of(request.mask, request.tile).listed:
-        return "runtime lists are followed by the Triton kernel only"
+    schedule = schedule_of(request.mask, request.tile)
+    if schedule.sources:
+        return "runtime lists that select tiles are followed by the Triton kernel only"
+    if schedule.listed:
+        reason = unfit_lists(config, gathers=schedule.gather is not None)
+        if reason:
+            return reason
     plan = plan_forward(request)
     if plan.tile_list is not None and config.consumers == 3:
         return "a list of tiles needs a power of two of queries a tile: two consumers"

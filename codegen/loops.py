@@ -151,16 +151,16 @@ def _met(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
 
     `diag_ranks` has, for each distance, how many listed ones are shorter.
     """
-    second = segment.met == "filled"
+    second, lib = segment.met == "filled", emitter.library
     ranks = "diag_ranks" + (" + diag_count" if second else "")
     lines = emitter.lines[PROGRAM]
     for end, node in (("from", segment.hi), ("to", segment.lo)):
         back = "" if node is const(0) else f" - {emitter.emit(node, PROGRAM)}"
-        lines.append(f"{name}_{end} = tl.load({ranks} + {2 if second else 1}{back})")
+        lines.append(f"{name}_{end} = {lib}.load({ranks} + {2 if second else 1}{back})")
     tiles = "diag_tiles" + (" + diag_count" if second else "")
     # Other steps of the loop are other segments': their reads must stay inside, too.
-    entry = f"tl.minimum(tl.maximum({name}_from + {{step}}, 0), diag_count - 1)"
-    return f"{name}_to - {name}_from", f"diag_tile - tl.load({tiles} + {entry})"
+    entry = f"{lib}.minimum({lib}.maximum({name}_from + {{step}}, 0), diag_count - 1)"
+    return f"{name}_to - {name}_from", f"diag_tile - {lib}.load({tiles} + {entry})"
 
 
 def _entries(name: str, *, alone: bool = False) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from maskwright.codegen.emit import safe_name
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon import GluonTemplate
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
+from maskwright.codegen.listed import derive_listed
 from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.loops import Loop
 from maskwright.codegen.loops import emit_loop
@@ -193,8 +194,7 @@ def plan_walk(
         gradients: derivatives of the score are needed, too.
         lists: follow runtime lists where the mask has that form.
     """
-    lists = lists and not isinstance(request.config, GluonTemplate)
-    schedule = _schedule(request.mask, tile, gradients=gradients, lists=lists)
+    schedule = _schedule(request, tile, gradients=gradients, lists=lists)
     emitter = _emitter(tile)
     emitter.library = "gl" if isinstance(request.config, GluonTemplate) else "tl"
     searches = searches_of(schedule.walked)
@@ -251,9 +251,12 @@ def _loops(schedule: Schedule, mask: n.Node, emitter: Emitter) -> tuple[Loop | N
     return emit_loop("partial", partial, emitter), emit_loop("full", full, emitter)
 
 
-def _schedule(mask: n.Node, tile: TileShape, *, gradients: bool, lists: bool) -> Schedule:
-    if not lists:
+def _schedule(request: Request, tile: TileShape, *, gradients: bool, lists: bool) -> Schedule:
+    mask = request.mask
+    if not lists or isinstance(request.config, GluonBackwardConfig):
         return derive(mask, tile)
+    if isinstance(request.config, GluonConfig):
+        return derive_listed(mask, tile) or derive(mask, tile)
     # Backward kernels gather no columns: they visit the tiles that hold one.
     if gradients:
         return derive_sources(mask, tile) or derive(mask, tile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import replace
 
 from maskwright.codegen.emit import PROGRAM
 from maskwright.codegen.emit import TILE
@@ -14,6 +15,7 @@ from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
 from maskwright.dsl import nodes as n
 
+_CAUSAL = n.Compare("<=", n.Sym("k"), n.Sym("q"))
 _WINDOW = 64  # bits that a query of a tile looks at
 
 
@@ -45,6 +47,7 @@ class GatherPlan:
         entry_lines: lines that turn ``place``, a number below ``count``, into ``entry``.
         near: condition on ``col_tile`` under which a tile may have been visited; empty: any may.
         lines, keep: predicate of a gathered pair; ``keep`` is empty where all are attended.
+        ends: the predicate reads nothing, and holds for no key beyond the queries.
     """
 
     count: str
@@ -52,6 +55,7 @@ class GatherPlan:
     near: str
     lines: tuple[str, ...]
     keep: str
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,12 @@ def name_members(schedule: Schedule, emitter: Emitter, *, gathered: bool = False
     Args:
         gathered: the keys are those of a list, not of a tile.
     """
+    in_tile = emitter.library == "gl" and not gathered
     if schedule.gather is not None:
-        text = f"{emitter.helper('has_bit')}(bits_row, k)"
+        if in_tile:
+            text = f"{emitter.helper('in_tile')}(bits_row, start_n, lane[None, :])"
+        else:
+            text = f"{emitter.helper('has_bit')}(bits_row, k)"
         emitter.names[schedule.gather.member] = text
     if schedule.diagonals is None:
         return
@@ -95,7 +103,10 @@ def name_members(schedule: Schedule, emitter: Emitter, *, gathered: bool = False
     else:
         # The keys of a tile are bits in a row: one window of them for each query.
         place = f"q - start_n + (diag_zero - {last})"
-        text = f"{emitter.helper('on_diagonal')}(bits_row, {place}, {last} - lane[None, :])"
+        if in_tile:
+            text = f"{emitter.helper('in_window')}(bits_row, {place}, lane[None, :])"
+        else:
+            text = f"{emitter.helper('on_diagonal')}(bits_row, {place}, {last} - lane[None, :])"
     emitter.names[schedule.diagonals.member] = text
 
 
@@ -129,17 +140,17 @@ def plan_gather(schedule: Schedule, emitter: Emitter) -> GatherPlan | None:
     gather = schedule.gather
     if gather is None:
         return None
-    lines, total = emitter.lines[PROGRAM], "0"
+    lines, total, lib = emitter.lines[PROGRAM], "0", emitter.library
     body: list[str] = []
     for i, segment in enumerate(gather.segments):
         label, last = f"gather{i}", i == len(gather.segments) - 1
         for end, node in (("from", segment.lo), ("to", segment.hi)):
             place = "" if node is n.Const(0) else f" + {emitter.emit(node, PROGRAM)}"
-            lines.append(f"{label}_{end} = tl.load(col_ranks{place})")
+            lines.append(f"{label}_{end} = {lib}.load(col_ranks{place})")
         step = "place" if i == 0 else f"(place - {total})"
         text = f"{label}_from + {step}"
         body.append(
-            f"entry = {text}" if i == 0 else f"entry = tl.where(place >= {total}, {text}, entry)"
+            f"entry = {text}" if i == 0 else f"entry = {lib}.where(place >= {total}, {text}, entry)"
         )
         end = "gather_count" if last else f"{label}_end"
         size = f"{label}_to - {label}_from"
@@ -176,4 +187,15 @@ def with_keep(plan: GatherPlan, schedule: Schedule, emitter: Emitter) -> GatherP
     emitter.count_uses([keep])
     text = "" if keep is n.Const(value=True) else emitter.emit(keep, TILE)
     lines = tuple(emitter.lines[TILE])
-    return GatherPlan(plan.count, plan.entry_lines, plan.near, lines, text)
+    return replace(plan, lines=lines, keep=text, ends=_ends(keep))
+
+
+def _ends(keep: n.Node) -> bool:
+    reads = any(isinstance(x, (n.Read, n.Member, n.ByHead)) for x in n.walk(keep))
+    return not reads and _CAUSAL in _conjuncts(keep)
+
+
+def _conjuncts(node: n.Node) -> tuple[n.Node, ...]:
+    if isinstance(node, n.Logic) and node.op == "&":
+        return _conjuncts(node.a) + _conjuncts(node.b)
+    return (node,)

@@ -6,6 +6,7 @@ What the real thing leaves to hardware is made hostile here, so that a mistake i
 - an asynchronous product reads its operands when it is issued and again when it is waited for, and
   must see the same both times: a slot filled too late, or handed back too early, fails;
 - a store through the copy engine does likewise, and writes when it is waited for;
+- rows that threads copy land when their group is waited for, no sooner;
 - a wait that nobody ends fails after a few seconds;
 - nobody comes to a named barrier twice in a turn, and none is left with some who came.
 
@@ -24,6 +25,7 @@ from types import SimpleNamespace
 import torch
 
 SECONDS = 5.0  # until a wait counts as endless
+NEVER = -(10**9)  # a whole number that nobody has written
 
 
 class Int(int):
@@ -164,7 +166,8 @@ class Memory:
         return Memory(self.data.narrow(int(dim), int(start), int(length)))
 
     def load(self, _layout):
-        assert not self.data.isnan().any(), "values were read that were not there"
+        missing = self.data.isnan() if self.data.is_floating_point() else self.data == NEVER
+        assert not missing.any(), "values were read that were not there"
         return self.data.clone()
 
     def store(self, value):
@@ -174,7 +177,8 @@ class Memory:
 def allocate(dtype, shape, _layout):
     if dtype == torch.int64:
         return Memory([Barrier() for _ in range(int(shape[0]))])
-    return Memory(torch.full([int(x) for x in shape], float("nan"), dtype=dtype))
+    poison = float("nan") if dtype.is_floating_point else NEVER
+    return Memory(torch.full([int(x) for x in shape], poison, dtype=dtype))
 
 
 class TensorDescriptor:
@@ -250,6 +254,10 @@ def assembly(text, operands, dtype):
     if text.startswith("mov.b32 {"):
         halves = operands[0].contiguous().unsqueeze(-1).view(dtype[0])
         return halves[..., 0], halves[..., 1]
+    if name == "brev.b32":
+        bits = operands[0].long()
+        found = sum(((bits >> i) & 1) << (31 - i) for i in range(32))
+        return torch.where(found >= 2**31, found - 2**32, found).to(dtype)
     assert text == "mov.b32 $0, $1;"
     return operands[0]
 
@@ -281,6 +289,8 @@ LIBRARY = SimpleNamespace(
     NVMMASharedLayout=SharedLayout,
     NVMMADistributedLayout=lambda *_: None,
     SliceLayout=lambda *_: None,
+    BlockedLayout=lambda *_: None,
+    SwizzledSharedLayout=lambda *_: None,
     DotOperandLayout=lambda *_: None,
     convert_layout=lambda x, _: x,
     arange=lambda first, end, _layout=None: torch.arange(first, end, dtype=torch.int32),
@@ -381,6 +391,19 @@ class Machine:
             assert same, "memory changed while a store read it"
             descriptor.put(coordinates, source.data, adds=adds)
 
+    def copy_rows(self, target, pointer, mask):
+        target.data.fill_(float("nan"))
+        self.state.copies[-1].append((target, pointer, mask))
+
+    def commit_group(self):
+        self.state.copies.append([])
+
+    def wait_group(self, running):
+        groups = self.state.copies
+        while len(groups) > running + 1:
+            for target, pointer, mask in groups.pop(0):
+                target.data.copy_(load(pointer, mask, 0.0))
+
     def assembly(self, text, _constraints, operands, dtype, **_):
         if not text.startswith("bar."):
             return assembly(text, operands, dtype)
@@ -391,12 +414,13 @@ class Machine:
         return arrive(self.state.place, self.state.threads, expected)
 
     def partition(self, place, function, arguments, warps, errors):
-        self.state.products, self.state.stores = [], []
+        self.state.products, self.state.stores, self.state.copies = [], [], [[]]
         self.state.place, self.state.threads = place, 32 * warps
         try:
             function(*arguments)
             assert not self.state.products, "a product was not waited for"
             assert not self.state.stores, "a store was not waited for"
+            assert self.state.copies == [[]], "a copy was not waited for"
         except Exception as error:  # shown by the parent
             errors.append(error)
 
@@ -447,6 +471,11 @@ def simulated(source):
             async_store=machine.tma_store,
             async_atomic_add=machine.tma_add,
             store_wait=machine.store_wait,
+        ),
+        "async_copy": SimpleNamespace(
+            async_load=machine.copy_rows,
+            commit_group=machine.commit_group,
+            wait_group=machine.wait_group,
         ),
         "TensorDescriptor": TensorDescriptor,
         "fence_async_shared": lambda: None,

@@ -1,0 +1,220 @@
+"""Runtime lists of columns and diagonals in the Gluon forward: in a simulator, no GPU.
+
+What is prepared comes from the small Triton kernels, which Triton's own interpreter runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import simulated_gluon
+import torch
+
+import maskwright as mw
+from maskwright import b
+from maskwright import h
+from maskwright import k
+from maskwright import kv_head
+from maskwright import q
+from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.gluon import GluonConfig
+from maskwright.codegen.gluon_plan import gluon_request
+from maskwright.codegen.pipeline import Compiled
+from maskwright.codegen.pipeline import compile_forward
+from maskwright.codegen.plan import WalkPlan
+from maskwright.dsl.expr import Expr
+from maskwright.runtime.api import Attention
+from maskwright.runtime.call import Call
+from maskwright.runtime.check import Report
+from maskwright.runtime.check import _dense
+from maskwright.runtime.check import _judge
+from maskwright.runtime.check import dense_attention
+
+BATCH, HEADS, KV_HEADS = 1, 2, 1
+COLS, BANDS = mw.table("v_idx", ndim=3), mw.table("s_idx", ndim=3)
+COLUMN, DIAGONAL = k.isin(COLS[b, h]), (q - k).isin(BANDS[b, h])
+VERTICAL_SLASH = mw.patterns.vertical_slash()
+FIRST: dict[str, Any] = {"first": "producer", "registers": 216}
+SMALL = GluonConfig(block_n=32, stages=2, **FIRST)
+CONFIGS = {
+    "default": None,
+    "two_stages": SMALL,
+    "three_stages": GluonConfig(block_n=64, stages=3, **FIRST),
+    "five_stages": GluonConfig(block_n=16, stages=5, **FIRST),
+    "several": GluonConfig(block_n=32, stages=2, persistent=True, programs=2, **FIRST),
+    "several_stored": GluonConfig(
+        block_n=64, stages=3, persistent=True, programs=1, bulk_store=True, **FIRST
+    ),
+}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def compiled(
+    mask: Expr, call: Call | None = None, score: Any = None, config: GluonConfig | None = None
+) -> Compiled[WalkPlan]:
+    request, reason = gluon_request(
+        mask.node,
+        score,
+        dtype="float16",
+        head_dim=64 if call is None else call.shapes.head_dim,
+        value_dim=64 if call is None else call.shapes.value_dim,
+        inside=call is None or call.inside,
+        has_sinks=call is not None and call.sinks is not None,
+        config=config,
+    )
+    assert not reason
+    return compile_forward(request)
+
+
+def run(
+    mask: Expr,
+    q_len: int,
+    kv_len: int,
+    *,
+    config: GluonConfig | None = None,
+    score: Any = None,
+    sinks: torch.Tensor | None = None,
+    sizes: tuple[int, int] = (64, 64),
+    q_offset: int | None = None,
+    **lists: np.ndarray,
+) -> Report:
+    """The simulated kernel against float64."""
+    torch.manual_seed(q_len + kv_len)
+    query = torch.randn(BATCH, HEADS, q_len, sizes[0]).half()
+    key = torch.randn(BATCH, KV_HEADS, kv_len, sizes[0]).half()
+    value = torch.randn(BATCH, KV_HEADS, kv_len, sizes[1]).half()
+    given = {name: torch.as_tensor(x.copy()) for name, x in lists.items()}
+    found = Attention(mask, score=score)
+    call = found.call(
+        query, key, value, given, sinks=sinks, q_offset=q_offset, backend="reference"
+    )
+    made = compiled(mask, call, found.score, config)
+    chosen = made.plan.request.config
+    options: dict[str, Any] = {x.text: call.values[x.name] for x in made.plan.bindings}
+    triton = Attention(mask).with_config(KernelConfig(chosen.block_m, chosen.block_n, 4, 1))
+    ready = triton.prepare(query, key, q_offset=q_offset, backend="interpret", **given)
+    options |= {"prepared": list(ready.arguments), "q_offset": call.shapes.q_offset}
+    options |= {} if sinks is None else {"sinks": sinks}
+    out, lse = simulated_gluon.simulated(made.source)["forward"](query, key, value, **options)
+    keep = _dense(mask, (BATCH, HEADS, KV_HEADS, q_len, kv_len), q_offset, given)
+    truth = dense_attention(query, key, value, keep, None, sinks, found.score, call.values)
+    return _judge(str(mask), "simulated", "", out, lse, truth, keep, sinks is not None)
+
+
+def rows(*entries: int) -> np.ndarray:
+    return np.tile(np.asarray(entries, np.int32), (BATCH, HEADS, 1))
+
+
+def drawn(seed: int, count: int, kv_len: int) -> np.ndarray:
+    """Other entries for every head: any order, doubles, padding, out of range."""
+    rng = np.random.default_rng(seed)
+    found = rng.integers(-4, kv_len + 8, (BATCH, HEADS, count)).astype(np.int32)
+    found[:, 1, count - 3 :] = -1
+    return found
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("sizes", [(200, 200), (150, 333), (100, 40)], ids=str)
+def test_random_lists(sizes, config):
+    """From no column to more than the ring has slots for; diagonals that meet few or all tiles."""
+    for columns, diagonals in ((90, 1), (200, 4), (40, 30)):
+        lists = {"v_idx": drawn(columns, columns + 3, sizes[1])}
+        lists["s_idx"] = drawn(diagonals + 50, diagonals + 3, sizes[1])
+        report = run(VERTICAL_SLASH, *sizes, config=config, **lists)
+        assert report.ok, f"{columns} {diagonals} {report}"
+
+
+@pytest.mark.parametrize("config", [None, CONFIGS["several"]], ids=["one", "several"])
+@pytest.mark.parametrize(
+    "entries",
+    [(), (5,), (7, 7, 7, 7), (63, 2, 140, 2, 63, 0), (-1, -1), (-5, 300, 2**31 - 1), range(140)],
+    ids=["none", "one", "equal", "unsorted", "padding", "outside", "run"],
+)
+def test_lists_of_every_kind(entries, config):
+    """Programs without work, with gathered columns alone, and with tiles alone."""
+    for other in ((), (3, 20)):
+        for columns, diagonals in ((entries, other), (other, entries)):
+            lists = {"v_idx": rows(*columns), "s_idx": rows(*diagonals)}
+            report = run(VERTICAL_SLASH, 140, 150, config=config, **lists)
+            assert report.ok, f"{columns} {diagonals} {report}"
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        (k <= q) & COLUMN,
+        (k <= q) & DIAGONAL,
+        COLUMN | DIAGONAL,
+        (k <= q) & (COLUMN | DIAGONAL | (q - k < 20) | (k < 5)),
+        (k <= q) & ((COLUMN & (q - k < 50)) | (DIAGONAL & (k > 20)) | (q - k < 3)),
+        (k <= q) & COLUMN & DIAGONAL,
+        (k <= q) & (COLUMN | (q - k + 3).isin(BANDS[b, h])),
+        (k <= q) & (k.isin(COLS[b, kv_head]) | (q - k).isin(BANDS[b, 0])),
+        mw.by_head([0, 1], [(k <= q) & (COLUMN | DIAGONAL), (k <= q) & (q - k < 30)]),
+        (k <= q) & ((q // 40 == k // 40) | COLUMN | DIAGONAL),
+    ],
+    ids=str,
+)
+def test_beside_static_masks(mask):
+    entries = {"v_idx": drawn(3, 60, 240), "s_idx": drawn(4, 9, 240)}
+    named = {x: y for x, y in entries.items() if f'"{x}"' in str(mask)}
+    for config in (SMALL, CONFIGS["several"]):
+        report = run(mask, 190, 240, config=config, **named)
+        assert report.ok, str(report)
+
+
+def test_queries_outside_the_keys():
+    lists = {"v_idx": drawn(5, 25, 190), "s_idx": drawn(6, 25, 190)}
+    for offset in (-130, 0, 160):
+        for mask in (VERTICAL_SLASH | (k < 0), COLUMN | DIAGONAL):
+            assert run(mask, 180, 190, q_offset=offset, config=SMALL, **lists).ok
+
+
+@pytest.mark.parametrize("sizes", [(8, 8), (96, 40), (128, 128), (192, 128), (256, 256)])
+def test_head_sizes(sizes):
+    lists = {"v_idx": drawn(7, 70, 190), "s_idx": drawn(8, 5, 190)}
+    assert run(VERTICAL_SLASH, 150, 190, sizes=sizes, **lists).ok
+
+
+def test_scores_and_sinks():
+    lists = {"v_idx": drawn(7, 70, 190), "s_idx": drawn(8, 5, 190)}
+    score = mw.softcap(mw.s, 20.0) + 0.01 * (k - q)
+    sinks = torch.linspace(-1, 1, HEADS)
+    for mask in (VERTICAL_SLASH, COLUMN | DIAGONAL | (q - k > 100)):
+        for config in (None, CONFIGS["several_stored"]):
+            assert run(mask, 180, 190, score=score, sinks=sinks, config=config, **lists).ok
+
+
+# -- the simulator finds what it is there for -----------------------------------------------------
+MISTAKES = [
+    ("async_copy.wait_group(2)", "pass"),
+    ("async_copy.wait_group(2)", "async_copy.wait_group(3)"),
+    ("async_copy.wait_group(1)", "async_copy.wait_group(2)"),
+    ("async_copy.wait_group(0)", "async_copy.wait_group(1)"),
+    ("        ready = slot\n", ""),
+    ("mbarrier.arrive(key_full.index(ready), count=1)", "pass"),
+    ("mbarrier.arrive(value_full.index(ready), count=1)", "pass"),
+    ("        copied += 1\n    if gathered", "    if gathered"),
+    ("        positions.index(slot).store(position)\n", ""),
+]
+
+
+@pytest.mark.parametrize(("line", "instead"), MISTAKES)
+def test_mistakes_are_found(line, instead, monkeypatch):
+    source = compiled(VERTICAL_SLASH, config=SMALL).source
+    assert line in source
+    monkeypatch.setattr(simulated_gluon, "SECONDS", 0.5)
+    whole = simulated_gluon.simulated
+
+    def broken(text: str) -> Any:
+        return whole(text.replace(line, instead))
+
+    monkeypatch.setattr(simulated_gluon, "simulated", broken)
+    lists = {"v_idx": rows(*range(0, 200, 2)), "s_idx": rows(-1)}
+    reasons = r"forever|there|changed|runs|arrivals|waited|left"
+    with pytest.raises((AssertionError, TimeoutError), match=reasons):
+        for _ in range(20):
+            run(VERTICAL_SLASH, 128, 200, config=SMALL, **lists)
