@@ -66,6 +66,7 @@ class ListedPlan:
         lines: scalars before ``columns`` and ``diagonals``.
         per_head: rows depend on the head.
         phases: tiles of queries that begin at different places of a tile of keys.
+        words: names and texts of the bits of a tile, where they are read before the scores exist.
     """
 
     lines: tuple[str, ...]
@@ -74,6 +75,7 @@ class ListedPlan:
     gather: GatherPlan | None
     per_head: bool
     phases: int
+    words: tuple[tuple[str, str], ...] = ()
 
 
 def members_of(schedule: Schedule) -> tuple[n.Member, ...]:
@@ -88,12 +90,12 @@ def name_members(schedule: Schedule, emitter: Emitter, *, gathered: bool = False
     Args:
         gathered: the keys are those of a list, not of a tile.
     """
-    in_tile = emitter.library == "gl" and not gathered
+    if emitter.library == "gl" and not gathered:
+        for member, name, _ in _words(schedule, emitter):
+            emitter.names[member] = f"{emitter.helper('in_word')}({name}, lane[None, :])"
+        return
     if schedule.gather is not None:
-        if in_tile:
-            text = f"{emitter.helper('in_tile')}(bits_row, start_n, lane[None, :])"
-        else:
-            text = f"{emitter.helper('has_bit')}(bits_row, k)"
+        text = f"{emitter.helper('has_bit')}(bits_row, k)"
         emitter.names[schedule.gather.member] = text
     if schedule.diagonals is None:
         return
@@ -103,11 +105,21 @@ def name_members(schedule: Schedule, emitter: Emitter, *, gathered: bool = False
     else:
         # The keys of a tile are bits in a row: one window of them for each query.
         place = f"q - start_n + (diag_zero - {last})"
-        if in_tile:
-            text = f"{emitter.helper('in_window')}(bits_row, {place}, lane[None, :])"
-        else:
-            text = f"{emitter.helper('on_diagonal')}(bits_row, {place}, {last} - lane[None, :])"
+        text = f"{emitter.helper('on_diagonal')}(bits_row, {place}, {last} - lane[None, :])"
     emitter.names[schedule.diagonals.member] = text
+
+
+def _words(schedule: Schedule, emitter: Emitter) -> list[tuple[n.Member, str, str]]:
+    """(membership, name, text) of the words that hold the bits of a whole tile, in Gluon."""
+    found = []
+    if schedule.gather is not None:
+        text = f"{emitter.helper('tile_word')}(bits_row, start_n)"
+        found.append((schedule.gather.member, "col_word", text))
+    if schedule.diagonals is not None:
+        place = f"q - start_n + (diag_zero - {schedule.tile.block_n - 1})"
+        text = f"{emitter.helper('row_words')}(bits_row, {place})"
+        found.append((schedule.diagonals.member, "diag_words", text))
+    return found
 
 
 def plan_listed(
@@ -123,7 +135,10 @@ def plan_listed(
     diagonals = None if found is None else _row(found.member, found.shift, mine)
     phases = max(1, tile.block_n // tile.block_m)
     lines = tuple(mine.lines[PROGRAM])
-    return ListedPlan(lines, columns, diagonals, gather, per_head, phases), mine.helpers
+    words: tuple[tuple[str, str], ...] = ()
+    if emitter.library == "gl":
+        words = tuple(x[1:] for x in _words(schedule, emitter))
+    return ListedPlan(lines, columns, diagonals, gather, per_head, phases, words), mine.helpers
 
 
 def _row(member: n.Member, shift: int, emitter: Emitter) -> RowPlan:

@@ -254,10 +254,8 @@ def assembly(text, operands, dtype):
     if text.startswith("mov.b32 {"):
         halves = operands[0].contiguous().unsqueeze(-1).view(dtype[0])
         return halves[..., 0], halves[..., 1]
-    if name == "brev.b32":
-        bits = operands[0].long()
-        found = sum(((bits >> i) & 1) << (31 - i) for i in range(32))
-        return torch.where(found >= 2**31, found - 2**32, found).to(dtype)
+    if name == "brev.b64":
+        return sum(((operands[0] >> i) & 1) << (63 - i) for i in range(64))
     assert text == "mov.b32 $0, $1;"
     return operands[0]
 
