@@ -20,6 +20,8 @@ from maskwright.dsl.errors import LoweringError
 
 # Whether ``backend="auto"`` takes Gluon kernels on sm_90 where they can serve.
 GLUON_BY_DEFAULT = True
+# Likewise for masks that follow runtime lists of columns or diagonals: not measured yet.
+LISTS_BY_DEFAULT = False
 
 ROWS = 64  # of a consumer: what one asynchronous product of a warp-group takes
 THREADS = 128  # of a warp-group

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
+from maskwright.codegen import gluon
 from maskwright.codegen.config import SHARED_KIB
 from maskwright.codegen.config import dividing
 from maskwright.codegen.gluon import WIDEST
@@ -60,6 +61,12 @@ def gluon_request(
     return request, _unfit_mask(request, chosen)
 
 
+def taken_by_default(mask: n.Node) -> bool:
+    """``backend="auto"`` may take the Gluon forward of this mask with nothing measured here."""
+    return gluon.GLUON_BY_DEFAULT and (gluon.LISTS_BY_DEFAULT or not follows_lists(mask))
+
+
+@lru_cache(maxsize=1024)
 def follows_lists(mask: n.Node) -> bool:
     """The mask has runtime lists of columns or diagonals, which kernels follow one by one."""
     found = derive_listed(mask, TileShape(128, 64))

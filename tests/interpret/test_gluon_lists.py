@@ -88,9 +88,7 @@ def run(
     value = torch.randn(BATCH, KV_HEADS, kv_len, sizes[1]).half()
     given = {name: torch.as_tensor(x.copy()) for name, x in lists.items()}
     found = Attention(mask, score=score)
-    call = found.call(
-        query, key, value, given, sinks=sinks, q_offset=q_offset, backend="reference"
-    )
+    call = found.call(query, key, value, given, sinks=sinks, q_offset=q_offset, backend="reference")
     made = compiled(mask, call, found.score, config)
     chosen = made.plan.request.config
     options: dict[str, Any] = {x.text: call.values[x.name] for x in made.plan.bindings}
@@ -213,8 +211,13 @@ def test_mistakes_are_found(line, instead, monkeypatch):
         return whole(text.replace(line, instead))
 
     monkeypatch.setattr(simulated_gluon, "simulated", broken)
-    lists = {"v_idx": rows(*range(0, 200, 2)), "s_idx": rows(-1)}
     reasons = r"forever|there|changed|runs|arrivals|waited|left"
     with pytest.raises((AssertionError, TimeoutError), match=reasons):
-        for _ in range(20):
-            run(VERTICAL_SLASH, 128, 200, config=SMALL, **lists)
+        often()
+
+
+def often() -> None:
+    """Who comes first differs: not every call shows a mistake."""
+    lists = {"v_idx": rows(*range(0, 200, 2)), "s_idx": rows(-1)}
+    for _ in range(20):
+        run(VERTICAL_SLASH, 128, 200, config=SMALL, **lists)

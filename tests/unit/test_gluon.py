@@ -46,13 +46,60 @@ def test_lists_that_are_refused():
         "two consumers"
         in gluon_request(kept.node, None, **SIZES, config=GluonConfig(block_n=64, consumers=3))[1]
     )
-    assert "runtime lists" in gluon_request(mw.patterns.vertical_slash().node, None, **SIZES)[1]
     assert "runtime lists" in gluon_request(mw.patterns.block_list(64, 64).node, None, **SIZES)[1]
     searched = (~(k // 64).isin(mw.table("left_out", ndim=2)[mw.b])).node
     request, reason = gluon_request(searched, None, **SIZES)
     assert (request.config.block_n, reason) == (64, "")
     wide = GluonConfig(block_n=128)
     assert "searching a list" in gluon_request(searched, None, **SIZES, config=wide)[1]
+
+
+LISTED = mw.patterns.vertical_slash()
+FIRST = {"block_n": 64, "first": "producer"}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (GluonConfig(block_n=128), "64 keys"),
+        (GluonConfig(block_n=64, registers=216), "four warps"),
+        (GluonConfig(**FIRST), "56 registers"),
+        (GluonConfig(**FIRST, consumers=3), "56 registers"),
+        (GluonConfig(**FIRST, stages=1, registers=216), "two stages"),
+        (GluonConfig(**FIRST, stages=3, registers=216), ""),
+        (GluonConfig(**FIRST, stages=3, registers=224, persistent=True), ""),
+    ],
+)
+def test_configurations_for_lists_of_columns(config, words):
+    reason = gluon_request(LISTED.node, None, **SIZES, config=config)[1]
+    assert words in reason
+    assert bool(words) == bool(reason)
+
+
+def test_lists_of_columns_have_a_configuration_of_their_own():
+    diagonals = (k <= q) & (q - k).isin(mw.table("s_idx", ndim=3)[mw.b, mw.h])
+    for mask in (LISTED, diagonals):
+        request, reason = gluon_request(mask.node, None, **SIZES)
+        assert not reason
+        assert request.config.block_n == 64
+        assert request.config.producer_registers >= 56
+    assert "gathered_tiles" in mw.source(LISTED, backend="gluon")
+    assert "gathered_tiles" not in mw.source(diagonals, backend="gluon")
+
+
+def test_lists_of_columns_are_served_by_name_only(monkeypatch):
+    """Until they have been measured."""
+    monkeypatch.setattr(device, "arch", lambda _: "sm_90")
+    lists = {x: torch.zeros(1, 2, 5, dtype=torch.int32) for x in ("v_idx", "s_idx")}
+    found = Attention(LISTED)
+    tensors = [torch.zeros(1, 2, 1024, 64, dtype=torch.bfloat16) for _ in range(3)]
+    here = replace(found.call(*tensors, lists, backend="reference"), backend="triton")
+    assert settle(found, here, asked="auto").backend == "triton"
+    assert settle(found, here, asked="gluon").backend == "gluon"
+    notes = mw.explain(LISTED, 256, v_idx=lists["v_idx"], s_idx=lists["s_idx"], heads=2)
+    assert "was not measured yet" in str(notes)
+    monkeypatch.setattr(gluon, "LISTS_BY_DEFAULT", True)
+    assert settle(found, here, asked="auto").backend == "gluon"
 
 
 def test_what_takes_registers_for_every_pair_gets_smaller_tiles():

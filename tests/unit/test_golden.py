@@ -73,7 +73,9 @@ def test_source(name, golden):
     assert mw.source(catalogue_entry(name).mask, arch="sm_90", dtype="bfloat16") == golden
 
 
-@pytest.mark.parametrize("name", ["causal", "a_shape", "document", "local_stride"])
+@pytest.mark.parametrize(
+    "name", ["causal", "a_shape", "document", "local_stride", "vertical_slash"]
+)
 def test_gluon_source(name, golden):
     assert mw.source(catalogue_entry(name).mask, backend="gluon") == golden
 

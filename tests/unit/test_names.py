@@ -47,8 +47,10 @@ def used(source: str) -> set[str]:
 
 
 def served(mask: mw.Expr, kind: dict[str, object]) -> bool:
-    """Gluon kernels follow no runtime lists."""
-    return "backend" not in kind or not any(mask is x for x in FOLLOWED)
+    """Gluon kernels follow no lists that select tiles; those of columns, with tiles of their own."""
+    if not any(mask is x for x in FOLLOWED):
+        return True
+    return "backend" not in kind or (mask is SAMPLES[2] and "config" not in kind)
 
 
 NAMES = sorted(
