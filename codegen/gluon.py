@@ -188,9 +188,12 @@ class GluonConfig(GluonTemplate):
 
 def listed_gluon(head_dim: int, value_dim: int) -> GluonConfig:
     """For runtime lists of columns and diagonals: a producer that can gather. Not yet measured."""
-    small = max(padded(head_dim), padded(value_dim)) <= 128
-    made = GluonConfig(block_n=_WINDOW, stages=4 if small else 2, registers=216, first="producer")
+    made = GluonConfig(block_n=_WINDOW, stages=4, registers=216, first="producer")
     head, value = made.pads(head_dim, value_dim)
+    if value > 128:  # 64 keys spill
+        made = replace(made, block_n=32)
+    elif head > 128:
+        made = replace(made, stages=2)
     return replace(made, bulk_store=head == value)
 
 

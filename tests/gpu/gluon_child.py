@@ -53,7 +53,14 @@ CONFIGS = {
 }
 # Few programs, so that each computes many items, of all lengths, one after the other.
 SEVERAL = GluonConfig(block_n=64, stages=2, persistent=True, programs=7, **FASTEST)
-GROUPS = (*CONFIGS, "lists", "several_lists", "others", "several_others")
+# A producer with registers to gather rows.
+GATHERING: dict[str, Any] = {"first": "producer", "registers": 216}
+COLUMNS = (
+    None,
+    GluonConfig(block_n=32, stages=2, **GATHERING),
+    GluonConfig(block_n=64, stages=3, persistent=True, programs=5, bulk_store=True, **GATHERING),
+)
+GROUPS = (*CONFIGS, "lists", "several_lists", "others", "several_others", "columns")
 
 
 def of_config(config: GluonConfig) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -99,6 +106,23 @@ def several_others() -> Iterator[tuple[Any, dict[str, Any]]]:
             yield mask, lengths | {"head_dim": sizes[0], "value_dim": sizes[1]}
 
 
+def columns() -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Listed columns and diagonals: none, one, doubles, many, out of range; alone and beside others."""
+    generator = torch.Generator().manual_seed(0)
+    listed = mw.patterns.vertical_slash()
+    general = k.isin(mw.table("v_idx", ndim=3)[mw.b, h]) | (q - k < 30)
+    for config, (q_len, kv_len) in itertools.product(COLUMNS, (*SIZES, *LONGER)):
+        for counts in ((0, 0), (0, 3), (1, 0), (64, 0), (200, 2), (900, 0), (40, 100)):
+            drawn = [
+                torch.randint(-9, kv_len + 9, (1, 4, n), generator=generator, dtype=torch.int32)
+                for n in counts
+            ]
+            given = {"q_len": q_len, "kv_len": kv_len, "config": config, "v_idx": drawn[0]}
+            yield listed, given | {"s_idx": drawn[1]}
+            if counts[1] == 0:
+                yield general, given
+
+
 def main(group: str) -> None:
     """Run a group of calls and compare each with float64."""
     match group:
@@ -110,6 +134,8 @@ def main(group: str) -> None:
             cases = others(None)
         case "several_others":
             cases = several_others()
+        case "columns":
+            cases = columns()
         case _:
             cases = of_config(CONFIGS[group])
     shown: Any = None

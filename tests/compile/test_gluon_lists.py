@@ -1,0 +1,57 @@
+"""Gates on the machine code of Gluon kernels that gather listed columns, without a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import maskwright as mw
+from maskwright import b
+from maskwright import h
+from maskwright import k
+from maskwright import q
+from maskwright.codegen.gluon import listed_gluon
+from maskwright.dsl.evaluate import mask_node
+from maskwright.runtime.cross import build_gluon
+
+COLS, BANDS = mw.table("v_idx", ndim=3), mw.table("s_idx", ndim=3)
+COLUMN, DIAGONAL = k.isin(COLS[b, h]), (q - k).isin(BANDS[b, h])
+VERTICAL_SLASH = mw.patterns.vertical_slash()
+SEVERAL = replace(listed_gluon(128, 128), persistent=True)
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "lists": (VERTICAL_SLASH, {}),
+    "d64": (VERTICAL_SLASH, {"head_dim": 64, "dtype": "float16"}),
+    "d192": (VERTICAL_SLASH, {"head_dim": 192, "value_dim": 128}),
+    "d256": (VERTICAL_SLASH, {"head_dim": 256}),
+    "window": ((k <= q) & (COLUMN | DIAGONAL | (q - k < 1024) | (k < 64)), {}),
+    "columns": ((k <= q) & COLUMN, {}),
+    "pairs": ((k <= q) & ((COLUMN & (q - k < 50)) | (DIAGONAL & (k > 20)) | (q - k < 3)), {}),
+    "several": (VERTICAL_SLASH, {"config": SEVERAL}),
+}
+# Bytes of what is computed once for all partitions; the larger of Triton 3.6 and 3.9. None of it is
+# read in a loop over tiles.
+KEPT_IN_MEMORY = {"lists": 8, "d192": 8, "d256": 56, "window": 48, "pairs": 56, "several": 24}
+
+
+@pytest.fixture(autouse=True)
+def _empty_triton_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_machine_code(name):
+    mask, options = CASES[name]
+    report = build_gluon(mask_node(mask), **options)
+    found = report.instructions
+    assert report.stack_bytes <= KEPT_IN_MEMORY.get(name, 0), str(report)
+    assert found["LDL in loops"] == 0
+    assert report.shared_bytes <= report.shared_limit
+    assert found["USETMAXREG"] > 0
+    # Rows of keys and values are copied 16 bytes at a time, by 128 threads.
+    sizes = options.get("head_dim", 128), options.get("value_dim", options.get("head_dim", 128))
+    config = options.get("config") or listed_gluon(*sizes)
+    assert found["LDGSTS"] == config.block_n * sum(config.pads(*sizes)) // (8 * 128)
+    # Each wait ends a whole product.
+    assert found["HGMMA"] >= 4 * found["WARPGROUP.DEPBAR"]
