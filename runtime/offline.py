@@ -241,7 +241,7 @@ def _instructions(cubin: bytes) -> dict[str, int]:
     text = disassembly(cubin)
     names = (
         *("HGMMA", "HMMA", "UTMALDG", "LDGSTS", "LDL", "STL", "MUFU.EX2", "WARPGROUP.DEPBAR"),
-        *("USETMAXREG", "BAR.SYNC", "SHFL"),
+        *("USETMAXREG", "BAR.SYNC", "SHFL", "LDGSTS.E.BYPASS.128"),
     )
     found = {name: text.count(name) for name in names if name in text}
     # Without a count, or of one partition: those of Triton, not of a template.
