@@ -19,6 +19,8 @@ _lock = threading.RLock()
 @lru_cache(maxsize=1)
 def _twins() -> list[tuple[ModuleType, str, Any]]:
     """(module, name, interpreted twin) of every compiled library function."""
+    # A launch imports Gluon, which keeps the functions of Triton that it finds: not patched ones.
+    import triton.experimental.gluon.nvidia.hopper  # noqa: F401
     import triton.language as tl
     import triton.language.standard as standard
     from triton.runtime.interpreter import InterpretedFunction

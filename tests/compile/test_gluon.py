@@ -7,7 +7,10 @@ waited for one by one, registers moved from the producer to the consumers, tiles
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,7 @@ from maskwright.dsl.evaluate import mask_node
 from maskwright.runtime.cross import build_gluon
 from maskwright.runtime.cross import cross_compile
 
+ROOT = Path(__file__).parents[2]
 CAUSAL = k <= q
 SLOPE = mw.table("slope", dtype=float)
 KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]
@@ -109,6 +113,22 @@ def test_estimates_of_shared_memory():
         report = build_gluon(CAUSAL.node, head_dim=sizes[0], config=config)
         estimate = config.shared_bytes(*sizes)
         assert estimate - 1024 <= report.shared_bytes <= estimate
+
+
+def test_after_the_interpreter():
+    """A launch imports Gluon; Triton's functions are patched then, and must not stay so in Gluon."""
+    code = """
+import torch
+import maskwright as mw
+from maskwright.runtime.cross import build_gluon
+tensors = [torch.randn(1, 1, 20, 16) for _ in range(3)]
+mw.attention(*tensors, mw.k <= mw.q, backend="interpret")
+print(build_gluon((mw.k <= mw.q).node).kernel)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.stdout == "forward\n", done.stderr[-2000:]
 
 
 def test_the_command_says_what_it_builds():
