@@ -241,7 +241,7 @@ GLUON = Space(
         Knob("block_n", (16, 32, 64, 128, 256), "fewer steps; more partial work at a mask's edges"),
         Knob("consumers", (2, 3), "warp-groups; three leave 160 registers each"),
         Knob("stages", (1, 2, 3, 4, 5), "tiles in flight"),
-        Knob("registers", (0, 152, 208, 224, 232), "of a consumer; 0 is the most there are"),
+        Knob("registers", (0, 152, 208, 216, 224, 232), "of a consumer; 0 is the most there are"),
         Knob("first", ("producer", "consumer"), "who runs in the warps a program starts with"),
         Knob("bulk_store", (False, True), "results through shared memory and the copy engine"),
         Knob("persistent", (False, True), "ends of programs overlap; a second tile of queries"),

@@ -18,6 +18,7 @@ from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.config import default_backward
 from maskwright.codegen.config import default_config
 from maskwright.codegen.gluon import default_gluon
+from maskwright.codegen.gluon import listed_gluon
 from maskwright.codegen.gluon_backward import default_gluon_backward
 
 ARCHES = (80, 86, 89, 90, 100, 120)
@@ -55,7 +56,7 @@ def test_sizes(target):
         "forward triton": (750, 520),
         "backward triton, queries": (256, 244),
         "backward triton, keys": (256, 244),
-        "forward gluon_sm90": (24000, 5640),
+        "forward gluon_sm90": (28800, 6480),
         "backward gluon_sm90": (384, 108),
     }
 
@@ -79,6 +80,7 @@ def test_gluon_defaults_are_points(target):
     for size in (64, 128):
         where = target(90, size, template="gluon_sm90")
         assert s.contains(default_gluon(size, size), where)
+        assert s.contains(listed_gluon(size, size), where)
         where = target(90, size, template="gluon_sm90", op="backward")
         assert s.contains(default_gluon_backward(size, size), where)
     assert not list(s.GLUON.points(target(100, template="gluon_sm90")))
