@@ -60,7 +60,12 @@ COLUMNS = (
     GluonConfig(block_n=32, stages=2, **GATHERING),
     GluonConfig(block_n=64, stages=3, persistent=True, programs=5, bulk_store=True, **GATHERING),
 )
-GROUPS = (*CONFIGS, "lists", "several_lists", "others", "several_others", "columns")
+DTYPES = ("bfloat16", "float16")
+EMPTY = torch.empty
+GROUPS = (
+    *(*CONFIGS, "lists", "several_lists", "others", "several_others"),
+    *("columns", "columns_of_heads"),
+)
 
 
 def of_config(config: GluonConfig) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -106,25 +111,55 @@ def several_others() -> Iterator[tuple[Any, dict[str, Any]]]:
             yield mask, lengths | {"head_dim": sizes[0], "value_dim": sizes[1]}
 
 
+def entries(count: int, length: int, generator: torch.Generator) -> torch.Tensor:
+    """Lists of B 2 and 4 heads: any order, doubles, out of range, few or none of a head."""
+    shape = (2, 4, count)
+    found = torch.randint(-9, length + 9, shape, generator=generator, dtype=torch.int32)
+    found[0, 1, count // 2 :] = -1
+    found[1, 2] = -1
+    found[1, 3] = found[1, 3] % 40  # every entry several times
+    found[0, 0, :2] = torch.tensor([-(2**31), 2**31 - 1], dtype=torch.int32)[:count]
+    return found
+
+
 def columns() -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Listed columns and diagonals: none, one, doubles, many, out of range; alone and beside others."""
+    """Listed columns and diagonals, from none to more than there are; alone and beside others."""
     generator = torch.Generator().manual_seed(0)
     listed = mw.patterns.vertical_slash()
     general = k.isin(mw.table("v_idx", ndim=3)[mw.b, h]) | (q - k < 30)
     for config, (q_len, kv_len) in itertools.product(COLUMNS, (*SIZES, *LONGER)):
         for counts in ((0, 0), (0, 3), (1, 0), (64, 0), (200, 2), (900, 0), (40, 100)):
-            drawn = [
-                torch.randint(-9, kv_len + 9, (1, 4, n), generator=generator, dtype=torch.int32)
-                for n in counts
-            ]
-            given = {"q_len": q_len, "kv_len": kv_len, "config": config, "v_idx": drawn[0]}
-            yield listed, given | {"s_idx": drawn[1]}
+            first, second = (entries(n, kv_len, generator) for n in counts)
+            given = {"q_len": q_len, "kv_len": kv_len, "batch": 2, "config": config}
+            yield listed, given | {"v_idx": first, "s_idx": second}
             if counts[1] == 0:
-                yield general, given
+                yield general, given | {"v_idx": first}
+
+
+def columns_of_heads() -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Heads of many sizes and numbers, and lists that all heads of a batch entry share."""
+    generator = torch.Generator().manual_seed(1)
+    listed = mw.patterns.vertical_slash()
+    shared = (k <= q) & k.isin(mw.table("v_idx", ndim=3)[mw.b, 1])
+    sizes = ((64, 64), (128, 128), (192, 128), (256, 256), (80, 40), (8, 8))
+    for (head_dim, value_dim), kv_heads in itertools.product(sizes, (1, 2, 4)):
+        heads = {"head_dim": head_dim, "value_dim": value_dim, "kv_heads": kv_heads, "batch": 2}
+        for (q_len, kv_len), dtype in zip(((300, 500), (400, 130)), DTYPES, strict=True):
+            first, second = (entries(n, kv_len, generator) for n in (150, 3))
+            given = heads | {"q_len": q_len, "kv_len": kv_len, "dtype": dtype, "v_idx": first}
+            yield listed, given | {"s_idx": second}
+            yield shared, given
+
+
+def poisoned(*sizes: Any, **options: Any) -> torch.Tensor:
+    """What ``torch.empty`` may give: nothing that is right if it is read, or left as it is."""
+    found = EMPTY(*sizes, **options)
+    return found.fill_(float("nan") if found.is_floating_point() else 2**30)
 
 
 def main(group: str) -> None:
     """Run a group of calls and compare each with float64."""
+    torch.empty = poisoned  # type: ignore[assignment]
     match group:
         case "lists":
             cases = lists(GluonConfig(block_n=64, stages=2), GluonConfig(block_n=128, stages=3))
@@ -136,13 +171,15 @@ def main(group: str) -> None:
             cases = several_others()
         case "columns":
             cases = columns()
+        case "columns_of_heads":
+            cases = columns_of_heads()
         case _:
             cases = of_config(CONFIGS[group])
     shown: Any = None
     count = 0
     for count, (mask, options) in enumerate(cases, 1):
         given = {"heads": 4, "head_dim": 128, "dtype": "bfloat16"} | options
-        given["kv_heads"] = max(given["heads"] // 2, 1)
+        given.setdefault("kv_heads", max(given["heads"] // 2, 1))
         kind = (str(mask), given["q_len"], given["kv_len"], given["heads"], given.get("config"))
         if kind != shown:
             print(*kind, flush=True)

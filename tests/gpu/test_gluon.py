@@ -33,7 +33,7 @@ GROUPS = (
     *("producer_first", "producer_first_one_stage", "pingpong", "pingpong_three", "lists"),
     "query_registers",
     *("several", "several_one_program", "several_plain", "several_pingpong", "several_lists"),
-    *("others", "several_others", "columns"),
+    *("others", "several_others", "columns", "columns_of_heads"),
 )
 HEADS, KV_HEADS, BATCH = 4, 2, 2
 SIZES = [(512, 512), (333, 1000), (1, 257), (300, 77)]

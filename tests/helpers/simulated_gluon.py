@@ -174,11 +174,15 @@ class Memory:
         self.data.copy_(value)
 
 
+def poisoned(shape, dtype):
+    poison = float("nan") if dtype.is_floating_point else NEVER
+    return torch.full([int(x) for x in shape], poison, dtype=dtype)
+
+
 def allocate(dtype, shape, _layout):
     if dtype == torch.int64:
         return Memory([Barrier() for _ in range(int(shape[0]))])
-    poison = float("nan") if dtype.is_floating_point else NEVER
-    return Memory(torch.full([int(x) for x in shape], poison, dtype=dtype))
+    return Memory(poisoned(shape, dtype))
 
 
 class TensorDescriptor:
@@ -338,6 +342,10 @@ class Torch:
         current_device=lambda: 0,
         get_device_properties=lambda _: SimpleNamespace(multi_processor_count=3),
     )
+
+    @staticmethod
+    def empty(shape, *, dtype, **_):
+        return poisoned([shape] if isinstance(shape, int) else shape, dtype)
 
     def __getattr__(self, name):
         return getattr(torch, name)

@@ -16,6 +16,7 @@ from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon_plan import gluon_request
 from maskwright.runtime import device
 from maskwright.runtime.api import Attention
+from maskwright.runtime.gluon import request
 from maskwright.runtime.gluon import settle
 
 SIZES = {"dtype": "bfloat16", "head_dim": 128, "value_dim": 128}
@@ -100,6 +101,22 @@ def test_lists_of_columns_are_served_by_name_only(monkeypatch):
     assert "was not measured yet" in str(notes)
     monkeypatch.setattr(gluon, "LISTS_BY_DEFAULT", True)
     assert settle(found, here, asked="auto").backend == "gluon"
+
+
+def test_a_configuration_for_lists_is_taken_by_name(monkeypatch):
+    monkeypatch.setattr(device, "arch", lambda _: "sm_90")
+    lists = {x: torch.zeros(1, 2, 5, dtype=torch.int32) for x in ("v_idx", "s_idx")}
+    tensors = [torch.zeros(1, 2, 1024, 128, dtype=torch.bfloat16) for _ in range(3)]
+    chosen = GluonConfig(**FIRST, stages=3, registers=208, persistent=True)
+    found = mw.compile(LISTED).with_config(chosen)
+    here = replace(found.call(*tensors, lists, backend="reference"), backend="triton")
+    for asked in ("gluon", "auto"):
+        assert settle(found, here, asked=asked).backend == "gluon"
+    assert request(found, here)[0].config == chosen
+    found = mw.compile(LISTED).with_config(GluonConfig())
+    assert settle(found, here, asked="auto").backend == "triton"
+    with pytest.raises(mw.DispatchError, match="64 keys at most"):
+        settle(found, here, asked="gluon")
 
 
 def test_what_takes_registers_for_every_pair_gets_smaller_tiles():
