@@ -54,8 +54,18 @@ class Truth:
     gradients: tuple[Tensor, ...] = ()
 
 
-def truth_of(setting: Setting, tensors: Sequence[Tensor], grad_out: Tensor | None = None) -> Truth:
-    """Output and LSE, and gradients if the gradient of the output is given."""
+def truth_of(
+    setting: Setting,
+    tensors: Sequence[Tensor],
+    grad_out: Tensor | None = None,
+    given_out: Tensor | None = None,
+) -> Truth:
+    """Output and LSE, and gradients if the gradient of the output is given.
+
+    Args:
+        given_out: the rounded output that a backward starts from. Where a row of gradients nearly
+            cancels, that rounding is most of its error, and no candidate is to blame for it.
+    """
     query, key, value = tensors[:3]
     exact = torch.float64 if query.dtype == torch.float32 else torch.float32
     batch, heads, q_len = query.shape[:3]
@@ -82,7 +92,11 @@ def truth_of(setting: Setting, tensors: Sequence[Tensor], grad_out: Tensor | Non
             leaves = [x.requires_grad_() for x in parts]
             found, sizes = _block(setting, tensors, leaves, b, h, span)
             given = grad_out[b, h, slice(*span)].to(exact)
-            grads = torch.autograd.grad(found, leaves, given)
+            rounding = torch.zeros_like(sizes)
+            if given_out is not None:
+                rounding = ((given_out[b, h, slice(*span)].to(exact) - found) * given).sum(-1)
+            # dS = P (dP - rowsum(dO O)), and P is the gradient of the LSE.
+            grads = torch.autograd.grad([found, sizes], leaves, [given, -rounding.detach()])
         out[b, h, kept], lse[b, h, kept] = found.detach(), sizes.detach()
         sums[0][b, h, slice(*span)] = grads[0]
         sums[1][b, h // group] += grads[1]

@@ -74,7 +74,7 @@ def test_a_gluon_search():
 def test_compile_workers_fill_the_cache_of_the_gpu():
     """The GPU's process finds machine code that a process without a GPU has made."""
     config = KernelConfig(64, 32, 4, 3)
-    job = ask.job_of(MASK, None, **SIZES)
+    job = ask.job_of(MASK, None, backend="triton", **SIZES)
     device = GpuDevice(job)
     try:
         facts = device.start()
@@ -102,7 +102,7 @@ def _seconds(device, config):
 @pytest.fixture
 def faulty():
     """A device whose worker breaks the GPU for some configurations."""
-    job = ask.job_of(MASK, None, **SIZES)
+    job = ask.job_of(MASK, None, backend="triton", **SIZES)
     program = str(Path(__file__).with_name("faulty_gpu_worker.py"))
     env = {"PYTHONPATH": str(ROOT), "MASKWRIGHT_TUNE": "off"}
     device = GpuDevice(job, spawn=lambda: Child([sys.executable, program], env))

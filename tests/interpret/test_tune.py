@@ -166,6 +166,20 @@ def test_the_truth_is_that_of_the_dense_definition(attend, mask, values, one_thr
     assert torch.equal(plain.out, found.out)
 
 
+def test_gradients_start_from_the_rounded_output_if_it_is_given(attend):
+    """dS = P (dP - rowsum(dO O)) with that output, and dQ = dS K scale."""
+    query, key, value = (x.double() for x in attend.inputs(48))
+    keep = torch.tensor(mw.to_dense(MASK, 48))[0, 0]
+    weights = (query @ key.mT * query.shape[-1] ** -0.5).masked_fill(~keep, -torch.inf).softmax(-1)
+    grad, out = torch.randn_like(query), (weights @ value).bfloat16().double()
+    sums = weights * (grad @ value.mT - (grad * out).sum(-1, keepdim=True))
+    setting, tensors = Setting(MASK.node, None, {}, 0), [x.float() for x in (query, key, value)]
+    found = truth_of(setting, tensors, grad.float(), out.float()).gradients[0]
+    assert row_error(found, sums @ key * query.shape[-1] ** -0.5) < 1e-5
+    plain = truth_of(setting, tensors, grad.float()).gradients[0]
+    assert row_error(found, plain) > 1e-3
+
+
 def test_a_long_call_is_checked_on_some_rows(attend, monkeypatch):
     from maskwright.autotune import truth
 
