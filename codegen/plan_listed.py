@@ -9,6 +9,7 @@ from maskwright.codegen.emit import PROGRAM
 from maskwright.codegen.emit import TILE
 from maskwright.codegen.emit import Emitter
 from maskwright.codegen.emit import safe_name
+from maskwright.codegen.gluon import ROWS
 from maskwright.codegen.prove import Prover
 from maskwright.codegen.schedule import Gather
 from maskwright.codegen.schedule import Schedule
@@ -67,6 +68,8 @@ class ListedPlan:
         per_head: rows depend on the head.
         phases: tiles of queries that begin at different places of a tile of keys.
         words: names and texts of the bits of a tile, where they are read before the scores exist.
+        parts: of the queries of a tile, of which is known which tiles a listed diagonal meets. In
+            Gluon each has warps of its own, which leave the other tiles out.
     """
 
     lines: tuple[str, ...]
@@ -76,6 +79,7 @@ class ListedPlan:
     per_head: bool
     phases: int
     words: tuple[tuple[str, str], ...] = ()
+    parts: int = 1
 
 
 def members_of(schedule: Schedule) -> tuple[n.Member, ...]:
@@ -138,7 +142,10 @@ def plan_listed(
     words: tuple[tuple[str, str], ...] = ()
     if emitter.library == "gl":
         words = tuple(x[1:] for x in _words(schedule, emitter))
-    return ListedPlan(lines, columns, diagonals, gather, per_head, phases, words), mine.helpers
+    apart = found is not None and all(x.met for x in schedule.partial)
+    parts = max(1, tile.block_m // ROWS) if apart else 1
+    made = ListedPlan(lines, columns, diagonals, gather, per_head, phases, words, parts)
+    return made, mine.helpers
 
 
 def _row(member: n.Member, shift: int, emitter: Emitter) -> RowPlan:

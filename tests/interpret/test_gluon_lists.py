@@ -114,6 +114,11 @@ def drawn(seed: int, count: int, kv_len: int) -> np.ndarray:
     return found
 
 
+# Each of a few diagonals meets some tiles in the first half of their queries only, or in the second.
+HALVES = {"v_idx": rows(*range(0, 200, 3)), "s_idx": rows(0, 33, 130)}
+HALVES["s_idx"][:, ::2] = (100, 170, -1)  # and so the first tile
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("sizes", [(200, 200), (150, 333), (100, 40)], ids=str)
 def test_random_lists(sizes, config):
@@ -186,16 +191,31 @@ def test_scores_and_sinks():
 
 
 # -- the simulator finds what it is there for -----------------------------------------------------
+LEFT_OUT = f"{' ' * 16}come(VALUE_EMPTY + value_slot, EMPTY_THREADS)\n"
 MISTAKES = [
     ("async_copy.wait_group(2)", "pass"),
     ("async_copy.wait_group(2)", "async_copy.wait_group(3)"),
     ("async_copy.wait_group(1)", "async_copy.wait_group(2)"),
     ("async_copy.wait_group(0)", "async_copy.wait_group(1)"),
-    ("        ready = slot\n", ""),
-    ("mbarrier.arrive(key_full.index(ready), count=1)", "pass"),
-    ("mbarrier.arrive(value_full.index(ready), count=1)", "pass"),
+    ("behind = gl.where(slot >= 1, slot - 1, slot + (STAGES - 1))", "behind = slot"),
+    ("mbarrier.arrive(key_full.index(behind), count=1)", "pass"),
+    ("mbarrier.arrive(value_full.index(behind), count=1)", "pass"),
     ("        copied += 1\n    if gathered", "    if gathered"),
-    ("        positions.index(slot).store(position)\n", ""),
+    ("        positions.index(slot * CONSUMERS + 1).store(position1)\n", ""),
+    (f"{LEFT_OUT}{' ' * 16}weights", f"{' ' * 16}weights"),
+    (f"{' ' * 16}come(KEY_EMPTY + slot, EMPTY_THREADS)\n{' ' * 16}acc = ", f"{' ' * 16}acc = "),
+]
+# Tiles that one consumer leaves out, and their columns.
+WRONG = [
+    ("weights = packed(nothing)", "pass"),
+    ("position1 = gl.where((met & 2) != 0, NOWHERE, position)", "position1 = position"),
+    ("position0 = gl.where((met & 1) != 0, NOWHERE, position)", "position0 = column"),
+    ("position = gl.where(met == 3, NOWHERE, position)", "position = position0"),
+    ('scores = gl.where(mine != 0, scores, float("-inf"))', "pass"),
+    (
+        "mine = (gl.load(diag_here - tile_n) >> CONSUMER) & 1",
+        "mine = gl.load(diag_here - tile_n) & 1",
+    ),
 ]
 
 
@@ -215,8 +235,20 @@ def test_mistakes_are_found(line, instead, monkeypatch):
         often()
 
 
+@pytest.mark.parametrize(("line", "instead"), WRONG)
+def test_wrong_numbers_are_found(line, instead, monkeypatch):
+    source = compiled(VERTICAL_SLASH, config=SMALL).source
+    assert line in source
+    whole = simulated_gluon.simulated
+    monkeypatch.setattr(
+        simulated_gluon, "simulated", lambda text: whole(text.replace(line, instead))
+    )
+    assert not run(VERTICAL_SLASH, 200, 200, config=SMALL, **HALVES).ok
+
+
 def often() -> None:
     """Who comes first differs: not every call shows a mistake."""
     lists = {"v_idx": rows(*range(0, 200, 2)), "s_idx": rows(-1)}
     for _ in range(20):
         run(VERTICAL_SLASH, 128, 200, config=SMALL, **lists)
+        run(VERTICAL_SLASH, 128, 200, config=SMALL, **HALVES)
