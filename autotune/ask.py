@@ -15,7 +15,6 @@ from maskwright.autotune.search import Budget
 from maskwright.codegen.gluon import GLUON_BY_DEFAULT
 from maskwright.codegen.gluon_backward import default_gluon_backward
 from maskwright.codegen.gluon_plan import gluon_backward_request
-from maskwright.codegen.gluon_plan import taken_by_default
 from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.dsl.errors import TuningError
 from maskwright.runtime.gluon import SMALL
@@ -102,9 +101,9 @@ def budget_of(
 
 def _takes_gluon(job: Job) -> bool:
     """Calls with ``backend="auto"`` take a Gluon kernel, so that is the one to tune."""
-    if torch.cuda.get_device_capability() != (9, 0) or job.q_len <= SMALL:
+    if not GLUON_BY_DEFAULT or job.q_len <= SMALL:
         return False
-    if not (taken_by_default(job.mask_node) if job.op == "forward" else GLUON_BY_DEFAULT):
+    if torch.cuda.get_device_capability() != (9, 0):
         return False
     reason = job.gluon_request()[1]
     if reason or job.op == "forward":

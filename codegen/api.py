@@ -20,7 +20,6 @@ from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_backward import default_gluon_backward
 from maskwright.codegen.gluon_plan import gluon_backward_request
 from maskwright.codegen.gluon_plan import gluon_request
-from maskwright.codegen.gluon_plan import taken_by_default
 from maskwright.codegen.granule import granule
 from maskwright.codegen.granule import row_granule
 from maskwright.codegen.pipeline import choose_config
@@ -222,8 +221,6 @@ def explain(
     shape = TileShape(*tile, inside=inside(node, call))
     sizes = {"dtype": "bfloat16", "head_dim": head_dim, "value_dim": head_dim}
     _, reason = gluon_request(node, None, inside=shape.inside, **sizes)
-    if not reason and not taken_by_default(node):
-        reason = 'only by name (backend="gluon"): its speed with runtime lists was not measured yet'
     notes = (f"no Gluon kernel: {reason}",) if reason and arch_number(arch) == 90 else ()
     return explain_call(node, call, shape, head_dim, notes)
 

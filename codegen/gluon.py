@@ -20,8 +20,6 @@ from maskwright.dsl.errors import LoweringError
 
 # Whether ``backend="auto"`` takes Gluon kernels on sm_90 where they can serve.
 GLUON_BY_DEFAULT = True
-# Likewise for masks that follow runtime lists of columns or diagonals: not measured yet.
-LISTS_BY_DEFAULT = False
 
 ROWS = 64  # of a consumer: what one asynchronous product of a warp-group takes
 THREADS = 128  # of a warp-group
@@ -187,7 +185,7 @@ class GluonConfig(GluonTemplate):
 
 
 def listed_gluon(head_dim: int, value_dim: int) -> GluonConfig:
-    """For runtime lists of columns and diagonals: a producer that can gather. Not yet measured."""
+    """For runtime lists of columns and diagonals: a producer that can gather."""
     made = GluonConfig(block_n=_WINDOW, stages=4, registers=216, first="producer")
     head, value = made.pads(head_dim, value_dim)
     if value > 128:  # 64 keys spill

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from maskwright.codegen import gluon
 from maskwright.codegen.config import SHARED_KIB
 from maskwright.codegen.config import dividing
 from maskwright.codegen.gluon import WIDEST
@@ -59,11 +58,6 @@ def gluon_request(
         chosen = replace(chosen, block_n=LARGEST_FOR_PAIRS, stages=3)
         request = replace(request, config=chosen)
     return request, _unfit_mask(request, chosen)
-
-
-def taken_by_default(mask: n.Node) -> bool:
-    """``backend="auto"`` may take the Gluon forward of this mask with nothing measured here."""
-    return gluon.GLUON_BY_DEFAULT and (gluon.LISTS_BY_DEFAULT or not follows_lists(mask))
 
 
 @lru_cache(maxsize=1024)

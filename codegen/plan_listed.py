@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from dataclasses import replace
 
+from maskwright.codegen.algebra import linear
+from maskwright.codegen.algebra import to_node
 from maskwright.codegen.emit import PROGRAM
 from maskwright.codegen.emit import TILE
 from maskwright.codegen.emit import Emitter
@@ -88,15 +90,18 @@ def members_of(schedule: Schedule) -> tuple[n.Member, ...]:
     return tuple(x.member for x in parts if x is not None)
 
 
-def name_members(schedule: Schedule, emitter: Emitter, *, gathered: bool = False) -> None:
-    """Memberships of the lists become tests of a bit.
+def name_members(
+    schedule: Schedule, emitter: Emitter, mask: n.Node, *, gathered: bool = False
+) -> None:
+    """Memberships of the lists become tests of a bit; in Gluon the whole mask, if it has that form.
 
     Args:
+        mask: of the tiles.
         gathered: the keys are those of a list, not of a tile.
     """
     if emitter.library == "gl" and not gathered:
-        for member, name, _ in _words(schedule, emitter):
-            emitter.names[member] = f"{emitter.helper('in_word')}({name}, lane[None, :])"
+        for node, name, _ in _words(schedule, emitter, mask):
+            emitter.names[node] = f"{emitter.helper('in_word')}({name}, lane[None, :])"
         return
     if schedule.gather is not None:
         text = f"{emitter.helper('has_bit')}(bits_row, k)"
@@ -113,9 +118,9 @@ def name_members(schedule: Schedule, emitter: Emitter, *, gathered: bool = False
     emitter.names[schedule.diagonals.member] = text
 
 
-def _words(schedule: Schedule, emitter: Emitter) -> list[tuple[n.Member, str, str]]:
-    """(membership, name, text) of the words that hold the bits of a whole tile, in Gluon."""
-    found = []
+def _words(schedule: Schedule, emitter: Emitter, mask: n.Node) -> list[tuple[n.Node, str, str]]:
+    """(condition, name, text) of the words that hold the bits of a whole tile, in Gluon."""
+    found: list[tuple[n.Node, str, str]] = []
     if schedule.gather is not None:
         text = f"{emitter.helper('tile_word')}(bits_row, start_n)"
         found.append((schedule.gather.member, "col_word", text))
@@ -123,11 +128,42 @@ def _words(schedule: Schedule, emitter: Emitter) -> list[tuple[n.Member, str, st
         place = f"q - start_n + (diag_zero - {schedule.tile.block_n - 1})"
         text = f"{emitter.helper('row_words')}(bits_row, {place})"
         found.append((schedule.diagonals.member, "diag_words", text))
+    whole = _whole(mask, {x: name for x, name, _ in found}, emitter) if found else None
+    if whole is not None and mask not in dict.fromkeys(x for x, *_ in found):
+        found.append((mask, "keep_words", whole))
     return found
 
 
+def _whole(node: n.Node, words: dict[n.Node, str], emitter: Emitter) -> str | None:
+    """A condition as a word of bits for each row, one for each key of the tile; None if it is no
+    combination of lists and of ends that a row gives."""
+    match node:
+        case n.Member() if node in words:
+            return words[node]
+        case n.Logic("&" | "|" as op, a, b):
+            parts = [_whole(x, words, emitter) for x in (a, b)]
+            return None if None in parts else f"({parts[0]} {op} {parts[1]})"
+        case n.Compare("<=" | "<" | ">=" | ">" as op, a, b):
+            less, more = (a, b) if op in ("<=", "<") else (b, a)
+            form = linear(n.Arith("-", less, more)) + (op in ("<", ">"))  # at most 0
+            mine, rest = form.split("k")
+            sign = dict(mine.terms).get(n.Sym("k")) if len(mine.terms) == 1 else None
+            if sign not in (1, -1):
+                return None
+            last = rest.scale(-1) if sign == 1 else rest - 1
+            until = emitter.helper("bits_until")
+            text = f"{until}({emitter.emit(to_node(last), TILE)} - start_n)"
+            return text if sign == 1 else f"~{text}"
+    return None
+
+
 def plan_listed(
-    schedule: Schedule, emitter: Emitter, gather: GatherPlan | None, *, per_head: bool
+    schedule: Schedule,
+    emitter: Emitter,
+    mask: n.Node,
+    gather: GatherPlan | None,
+    *,
+    per_head: bool,
 ) -> tuple[ListedPlan, set[str]] | None:
     """The preparation of a schedule's lists, and its helpers."""
     if schedule.gather is None and schedule.diagonals is None:
@@ -141,7 +177,7 @@ def plan_listed(
     lines = tuple(mine.lines[PROGRAM])
     words: tuple[tuple[str, str], ...] = ()
     if emitter.library == "gl":
-        words = tuple(x[1:] for x in _words(schedule, emitter))
+        words = tuple(x[1:] for x in _words(schedule, emitter, mask))
     apart = found is not None and all(x.met for x in schedule.partial)
     parts = max(1, tile.block_m // ROWS) if apart else 1
     made = ListedPlan(lines, columns, diagonals, gather, per_head, phases, words, parts)
@@ -204,7 +240,7 @@ def with_keep(plan: GatherPlan, schedule: Schedule, emitter: Emitter) -> GatherP
     # Variables of the partial loop do not exist in this one.
     for node in [x for x in emitter.names if emitter.level_of(x) == TILE]:
         del emitter.names[node]
-    name_members(schedule, emitter, gathered=True)
+    name_members(schedule, emitter, keep, gathered=True)
     emitter.uses.clear()
     emitter.count_uses([keep])
     text = "" if keep is n.Const(value=True) else emitter.emit(keep, TILE)

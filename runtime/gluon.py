@@ -12,7 +12,6 @@ from maskwright.codegen import gluon as config
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_plan import gluon_backward_request
 from maskwright.codegen.gluon_plan import gluon_request
-from maskwright.codegen.gluon_plan import taken_by_default
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.dsl.errors import DispatchError
@@ -61,9 +60,7 @@ def _wanted(found: Attention, call: Call) -> bool:
         return False
     tensors = (call.query, call.key, call.value)
     known = tuned.prefers_gluon(found, tensors, call.shapes, inside=call.inside)
-    if known is not None:
-        return known
-    return taken_by_default(found.mask) and call.shapes.q_len > SMALL
+    return config.GLUON_BY_DEFAULT and call.shapes.q_len > SMALL if known is None else known
 
 
 def request(found: Attention, call: Call) -> tuple[Request, str]:

@@ -212,10 +212,10 @@ WRONG = [
     ("position0 = gl.where((met & 1) != 0, NOWHERE, position)", "position0 = column"),
     ("position = gl.where(met == 3, NOWHERE, position)", "position = position0"),
     ('scores = gl.where(mine != 0, scores, float("-inf"))', "pass"),
-    (
-        "mine = (gl.load(diag_here - tile_n) >> CONSUMER) & 1",
-        "mine = gl.load(diag_here - tile_n) & 1",
-    ),
+    (", other=0) >> CONSUMER) & 1", ", other=0)) & 1"),
+    ("            coming = tile_n\n", ""),
+    ("coming, mask=turn + 1 < partial_tiles", "coming, mask=turn + 1 < 0"),
+    ("(gl_bits_until(q - start_n) & (col_word | diag_words))", "(col_word | diag_words)"),
 ]
 
 

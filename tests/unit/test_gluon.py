@@ -88,19 +88,16 @@ def test_lists_of_columns_have_a_configuration_of_their_own():
     assert "gathered_tiles" not in mw.source(diagonals, backend="gluon")
 
 
-def test_lists_of_columns_are_served_by_name_only(monkeypatch):
-    """Until they have been measured."""
+def test_lists_of_columns_are_served(monkeypatch):
     monkeypatch.setattr(device, "arch", lambda _: "sm_90")
     lists = {x: torch.zeros(1, 2, 5, dtype=torch.int32) for x in ("v_idx", "s_idx")}
     found = Attention(LISTED)
     tensors = [torch.zeros(1, 2, 1024, 64, dtype=torch.bfloat16) for _ in range(3)]
     here = replace(found.call(*tensors, lists, backend="reference"), backend="triton")
-    assert settle(found, here, asked="auto").backend == "triton"
-    assert settle(found, here, asked="gluon").backend == "gluon"
+    for asked in ("gluon", "auto"):
+        assert settle(found, here, asked=asked).backend == "gluon"
     notes = mw.explain(LISTED, 256, v_idx=lists["v_idx"], s_idx=lists["s_idx"], heads=2)
-    assert "was not measured yet" in str(notes)
-    monkeypatch.setattr(gluon, "LISTS_BY_DEFAULT", True)
-    assert settle(found, here, asked="auto").backend == "gluon"
+    assert "Gluon" not in str(notes)
 
 
 def test_a_configuration_for_lists_is_taken_by_name(monkeypatch):
