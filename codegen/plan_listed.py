@@ -70,8 +70,8 @@ class ListedPlan:
         per_head: rows depend on the head.
         phases: tiles of queries that begin at different places of a tile of keys.
         words: names and texts of the bits of a tile, where they are read before the scores exist.
-        parts: of the queries of a tile, of which is known which tiles a listed diagonal meets. In
-            Gluon each has warps of its own, which leave the other tiles out.
+        parts: of the queries of a tile, each computed by warps of its own, which leave out tiles
+            that no listed diagonal of its queries meets; 1: all queries compute all tiles.
     """
 
     lines: tuple[str, ...]
@@ -176,10 +176,11 @@ def plan_listed(
     phases = max(1, tile.block_n // tile.block_m)
     lines = tuple(mine.lines[PROGRAM])
     words: tuple[tuple[str, str], ...] = ()
+    parts = 1
     if emitter.library == "gl":
         words = tuple(x[1:] for x in _words(schedule, emitter, mask))
-    apart = found is not None and all(x.met for x in schedule.partial)
-    parts = max(1, tile.block_m // ROWS) if apart else 1
+        if found is not None and all(x.met for x in schedule.partial):
+            parts = tile.block_m // ROWS
     made = ListedPlan(lines, columns, diagonals, gather, per_head, phases, words, parts)
     return made, mine.helpers
 

@@ -18,7 +18,6 @@ from maskwright import h
 from maskwright import k
 from maskwright import kv_head
 from maskwright import q
-from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon_plan import gluon_request
 from maskwright.codegen.pipeline import Compiled
@@ -26,11 +25,13 @@ from maskwright.codegen.pipeline import compile_forward
 from maskwright.codegen.plan import WalkPlan
 from maskwright.dsl.expr import Expr
 from maskwright.runtime.api import Attention
+from maskwright.runtime.build import load
 from maskwright.runtime.call import Call
 from maskwright.runtime.check import Report
 from maskwright.runtime.check import _dense
 from maskwright.runtime.check import _judge
 from maskwright.runtime.check import dense_attention
+from maskwright.runtime.interpret import interpreter
 
 BATCH, HEADS, KV_HEADS = 1, 2, 1
 COLS, BANDS = mw.table("v_idx", ndim=3), mw.table("s_idx", ndim=3)
@@ -41,6 +42,9 @@ SMALL = GluonConfig(block_n=32, stages=2, **FIRST)
 CONFIGS = {
     "default": None,
     "two_stages": SMALL,
+    "three_consumers": GluonConfig(
+        block_n=64, consumers=3, stages=3, first="producer", registers=152
+    ),
     "three_stages": GluonConfig(block_n=64, stages=3, **FIRST),
     "five_stages": GluonConfig(block_n=16, stages=5, **FIRST),
     "several": GluonConfig(block_n=32, stages=2, persistent=True, programs=2, **FIRST),
@@ -90,11 +94,11 @@ def run(
     found = Attention(mask, score=score)
     call = found.call(query, key, value, given, sinks=sinks, q_offset=q_offset, backend="reference")
     made = compiled(mask, call, found.score, config)
-    chosen = made.plan.request.config
     options: dict[str, Any] = {x.text: call.values[x.name] for x in made.plan.bindings}
-    triton = Attention(mask).with_config(KernelConfig(chosen.block_m, chosen.block_n, 4, 1))
-    ready = triton.prepare(query, key, q_offset=q_offset, backend="interpret", **given)
-    options |= {"prepared": list(ready.arguments), "q_offset": call.shapes.q_offset}
+    options["q_offset"] = call.shapes.q_offset
+    counts = (q_len, kv_len, BATCH, HEADS, KV_HEADS, query.device)
+    with interpreter():  # what comes before the kernel is Triton's
+        options["prepared"] = load(made, interpreted=True).prepare(*counts, **options)
     options |= {} if sinks is None else {"sinks": sinks}
     out, lse = simulated_gluon.simulated(made.source)["forward"](query, key, value, **options)
     keep = _dense(mask, (BATCH, HEADS, KV_HEADS, q_len, kv_len), q_offset, given)
