@@ -38,6 +38,8 @@ def by_cost(job: Job, space: Flat, target: Target) -> list[AnyConfig]:
     """Points by the cost model, one a tile shape; none where there is no model."""
     if job.op != "forward" or job.template != "triton":
         return []
+    if not job.complete:
+        return []
     call = job.call()
     points = [x for x in space.points(target) if isinstance(x, KernelConfig)]
     heads = Heads(job.head_dim, job.value_dim, job.dtype)
