@@ -4,6 +4,10 @@ A step (one tile of keys) keeps a multiprocessor's matrix units, its exponential
 ones and the path from the L2 cache busy. Inside a warp-group these follow each other, since Triton
 waits for every product; between warp-groups they overlap. So the slowest unit bounds a step from
 below, and so does the sum over all units divided by the warp-groups there are.
+
+Products of 64 rows and more are those of warp-groups, and all warps lie along the rows: warps
+beyond one for 16 rows compute scores that others compute, too. Smaller tiles take instructions of
+single warps, which lie along the keys, and load what they multiply themselves.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from maskwright.codegen.walk import Call
 from maskwright.dsl import nodes as n
 
 _WARP_GROUP = 4  # warps
+_GROUP_ROWS = 64  # of an instruction of a warp-group
+_WARP_ROWS, _WARP_KEYS = 16, 8  # of a warp's part of it; of a single warp's instruction
 _FILE = 65536  # registers of a multiprocessor
 _RESERVED = 1024  # bytes of shared memory that the driver takes for each program
 _MOST_REGISTERS = 255
@@ -112,7 +118,8 @@ def forward_cost(config: KernelConfig, work: Work, gpu: Gpu = H100) -> Estimate 
     full = _step(config, work.heads, 0.0, resident, gpu)
     partial = _step(config, work.heads, _PER_NODE * nodes, resident, gpu)
     clocks = _makespan(counts, work.call, full, partial, resident * gpu.processors)
-    missing = registers - _MOST_REGISTERS - _FREE_SPILLS
+    most = min(_MOST_REGISTERS, _FILE // (32 * config.num_warps))
+    missing = registers - most - _FREE_SPILLS
     seconds = clocks / gpu.clock * (1.0 + _PER_SPILL * max(0.0, missing))
     return Estimate(seconds, full, partial, resident, registers)
 
@@ -133,8 +140,19 @@ def register_estimate(config: KernelConfig, heads: Heads) -> float:
     _, value = padded_heads(heads.head_dim, heads.value_dim, heads.dtype, config.block_m)
     threads = 32 * config.num_warps
     accumulator = config.block_m * value / threads
-    scores = config.block_m * config.block_n / threads
+    rows, keys = computed(config)
+    scores = rows * keys / threads
     return 65 + 0.94 * accumulator + 1.93 * scores
+
+
+def computed(config: KernelConfig) -> tuple[int, int]:
+    """(rows, keys) of the scores that a program computes in a step; more than its tile if warps repeat.
+
+    So Triton 3.6 lays out warps for sm_90: ``warpsPerCTA`` in its code for the GPU.
+    """
+    if config.block_m >= _GROUP_ROWS:
+        return max(config.block_m, _WARP_ROWS * config.num_warps), config.block_n
+    return config.block_m, max(config.block_n, _WARP_KEYS * config.num_warps)
 
 
 def _seconds(estimate: Estimate | None) -> float:
@@ -156,12 +174,9 @@ def _step(config: KernelConfig, heads: Heads, extra: float, resident: int, gpu: 
         extra: instructions of a pair that only partial tiles have.
     """
     head, value = padded_heads(heads.head_dim, heads.value_dim, heads.dtype, config.block_m)
-    pairs = config.block_m * config.block_n
-    blocks = max(1, config.block_m // 64)  # of rows: each reads the operands again
-    keys = 2 * pairs * head / gpu.products
-    read = heads.itemsize * blocks * (min(64, config.block_m) + config.block_n) * head
-    values = 2 * pairs * value / gpu.products
-    matrix = max(keys, read / gpu.shared_read) + values
+    rows, columns = computed(config)
+    pairs = rows * columns
+    matrix = _products(config, heads, gpu)
     rescaled = config.block_m * value / gpu.lanes
     softmax = pairs * (_PER_PAIR + extra) / gpu.lanes + rescaled
     exponentials = pairs / gpu.exponentials
@@ -172,6 +187,24 @@ def _step(config: KernelConfig, heads: Heads, extra: float, resident: int, gpu: 
     overlap = resident * (1.0 + _LOCKSTEP * (groups - 1.0))
     alone = matrix + softmax + exponentials + waits
     return resident * max(matrix, exponentials, softmax, copied, alone / overlap)
+
+
+def _products(config: KernelConfig, heads: Heads, gpu: Gpu) -> float:
+    """Clocks of a step's two products, if nothing else ran."""
+    head, value = padded_heads(heads.head_dim, heads.value_dim, heads.dtype, config.block_m)
+    rows, columns = computed(config)
+    keys = 2 * config.block_m * columns * head / gpu.products
+    values = 2 * config.block_m * config.block_n * value / gpu.products
+    if config.block_m < _GROUP_ROWS:
+        # Each warp loads its keys, all weights, and its columns of the values; queries stay.
+        read = columns * head
+        weights = config.num_warps * config.block_m * config.block_n + config.block_n * value
+        rate = gpu.shared_read / heads.itemsize
+        return max(keys, read / rate) + max(values, weights / rate)
+    # Repeated rows share the keys among them, but each piece reads its queries again.
+    blocks, pieces = config.block_m // _GROUP_ROWS, rows // config.block_m
+    read = heads.itemsize * blocks * (_GROUP_ROWS * pieces + config.block_n) * head
+    return max(keys, read / gpu.shared_read) + values
 
 
 def _makespan(counts: Tiles, call: Call, full: float, partial: float, slots: int) -> float:

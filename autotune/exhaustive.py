@@ -66,6 +66,7 @@ def record(
     def left(share: float) -> float:
         return started + share * plan.seconds - clock()
 
+    job = job.lasting()
     kept = _kept(plan.known, job, facts)
     chosen = _chosen(plan, facts.default, kept)
     builds: dict[AnyConfig, Build] = {}
@@ -100,7 +101,8 @@ def _kept(known: Table | None, job: Job, facts: Facts) -> dict[AnyConfig, Row]:
     """
     if known is None:
         return {}
-    same = replace(known.job, tables="") == replace(job, tables="")
+    # Tables of the first schema do not tell which tensors they were made with.
+    same = known.job == (job if known.job.packed else replace(job, packed={}))
     if not same or known.key != facts.key or known.config(known.default) != facts.default:
         differences = "; ".join(known.key.difference(facts.key)) or "another job"
         raise TuningError(f"the table is for something else: {differences}", fix="another file")

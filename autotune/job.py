@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 from maskwright.autotune.key import Layout
 from maskwright.autotune.key import Op
 from maskwright.autotune.key import Template
+from maskwright.autotune.pack import Packed
 from maskwright.autotune.record import from_plain
 from maskwright.codegen.api import call_of
 from maskwright.codegen.api import score_node
@@ -29,6 +32,7 @@ from maskwright.dsl.parser import parse
 from maskwright.dsl.text import to_text
 
 Backend: TypeAlias = Literal["triton", "gluon", "interpret"]
+_LONGEST = 1 << 18  # letters of a packed tensor: a file of times is read whole, and kept in git
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Job:
         tables: file of runtime tensors (.npz); empty if there are none.
         seed: of random inputs.
         layout: what is next in memory: the rows of a head, or the heads of a token.
+        packed: runtime tensors of a job that outlives the file.
     """
 
     mask: str
@@ -60,6 +65,7 @@ class Job:
     tables: str = ""
     seed: int = 0
     layout: Layout = "heads"
+    packed: dict[str, Packed] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -97,12 +103,32 @@ class Job:
         """As users write it."""
         return None if self.score_node is None else Expr(self.score_node)
 
+    @property
+    def has_tensors(self) -> bool:
+        """There are runtime tensors."""
+        return bool(self.tables or self.packed)
+
+    def lasting(self) -> Job:
+        """The job without its file: tensors are inside, but for those that are too large to keep."""
+        found = {name: Packed.of(x) for name, x in self.arrays().items()}
+        kept = {name: x for name, x in sorted(found.items()) if len(x.data) <= _LONGEST}
+        return replace(self, tables="", packed=kept)
+
     def arrays(self) -> dict[str, Any]:
-        """Runtime tensors as numpy arrays."""
+        """Runtime tensors as numpy arrays.
+
+        Raises:
+            RecordError: a packed one cannot be read.
+        """
         if not self.tables:
-            return {}
+            return {name: x.array() for name, x in self.packed.items()}
         with np.load(self.tables, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
+
+    @property
+    def complete(self) -> bool:
+        """All tensors that the mask reads are at hand: a recorded job may have lost large ones."""
+        return bool(self.tables) or all(x.name in self.packed for x in n.tables(self.mask_node))
 
     def call(self) -> Call:
         """Sizes and runtime values of the mask, for counting tiles."""

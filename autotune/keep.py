@@ -58,7 +58,7 @@ def keep_wrong(job: Job, found: Found, folder: Path | None) -> None:
     if not found.wrong or folder is None:
         return
     data = [
-        {"job": job.to_dict(), "config": config.to_dict(), "what": what}
+        {"job": job.lasting().to_dict(), "config": config.to_dict(), "what": what}
         for config, what in found.wrong
     ]
     with contextlib.suppress(OSError):

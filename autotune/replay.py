@@ -18,7 +18,7 @@ from maskwright.autotune.search import Budget
 from maskwright.autotune.search import Found
 from maskwright.autotune.search import Study
 from maskwright.autotune.search import search
-from maskwright.autotune.seeds import by_cost
+from maskwright.autotune.seeds import ordered
 from maskwright.autotune.seeds import seeds
 from maskwright.autotune.space import Target
 from maskwright.autotune.table import Table
@@ -41,8 +41,9 @@ class Replay:
         default: regret of the default configuration.
         flips: share of searches whose winner lies outside the tie band of the usual one's.
         slower: searches whose winner is slower than the default, beyond the tie band.
-        spearman: rank correlation of the cost model with the table; None without a model.
-        top: a configuration within 10 % of the best is among the cost model's first ten.
+        spearman: rank correlation of the cost model with all recorded times; None without a model.
+        top: a configuration within 10 % of the best is among the recorded ten that the model likes
+            most.
     """
 
     name: str
@@ -77,12 +78,13 @@ def replay(
         raise TuningError(f"{name} holds no times")
     target = Target(table.key, Limits.of(table.job.mask_node, table.job.score_node))
     space = Flat(table.job.op, table.job.template)
-    found = [_search(table, space, target, seed, trials, sampler) for seed in range(searches)]
+    study = _study(table, space, target, trials)
+    found = [_search(table, study, seed, sampler) for seed in range(searches)]
     winners = [x.winner.config for x in found if x.winner is not None]
     regrets = [table.regret(x) for x in winners]
     tried = [min(table.regret(x) for x in one.state.measured) for one in found]
     usual = Counter(winners).most_common(1)[0][0]
-    rank, top = _cost_model(table, space, target)
+    rank, top = _cost_model(table, target)
     default = table.regret(table.config(table.default))
     return Replay(
         *(name, len(table.rows), searches, trials),
@@ -99,20 +101,21 @@ def replay(
     )
 
 
-def _search(
-    table: Table, space: Flat, target: Target, seed: int, trials: int, sampler: str
-) -> Found:
-    device = TableDevice(table, seed)
-    facts = device.start()
-    study = Study(
-        *(space, target, facts.default),
-        seeds=seeds(table.job, space, target, facts.default, ()),
+def _study(table: Table, space: Flat, target: Target, trials: int) -> Study:
+    """Of what was recorded: nothing else is proposed, by the cost model neither."""
+    default, recorded = table.config(table.default), table.by_config.__contains__
+    return Study(
+        *(space, target, default),
+        seeds=seeds(table.job, space, target, default, (), recorded),
         budget=Budget(_NO_TIME, trials),
-        accept=table.by_config.__contains__,
+        accept=recorded,
     )
+
+
+def _search(table: Table, study: Study, seed: int, sampler: str) -> Found:
     compiler = NoCompiler({config: row.build for config, row in table.by_config.items()})
-    proposer = proposer_of(sampler, space.knobs, None, seed)
-    return search(study, device, compiler, proposer)
+    proposer = proposer_of(sampler, study.space.knobs, None, seed)
+    return search(study, TableDevice(table, seed), compiler, proposer)
 
 
 def _apart(table: Table, one: AnyConfig, other: AnyConfig) -> bool:
@@ -120,10 +123,10 @@ def _apart(table: Table, one: AnyConfig, other: AnyConfig) -> bool:
     return times[1] > times[0] * (1 + BAND)
 
 
-def _cost_model(table: Table, space: Flat, target: Target) -> tuple[float | None, bool | None]:
-    """(rank correlation over the tile shapes, whether its first ten hold a good one)."""
+def _cost_model(table: Table, target: Target) -> tuple[float | None, bool | None]:
+    """(rank correlation over all rows with times, whether its first ten hold a good one)."""
     timed = {config: row.median for config, row in table.by_config.items() if row.ratio}
-    order = [x for x in by_cost(table.job, space, target) if x in timed]
+    order = ordered(table.job, timed, target)
     if len(order) < 3:
         return None, None
     close = any(table.regret(x) <= _CLOSE for x in order[:_TOP])

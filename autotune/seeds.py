@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeAlias
 
 from maskwright.autotune.cost import H100
 from maskwright.autotune.cost import Work
@@ -20,36 +22,54 @@ from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.configs import AnyConfig
 
 _NEIGHBOURS, _BY_COST, _STEPS = 4, 4, 4
+Accept: TypeAlias = Callable[[AnyConfig], bool]
+
+
+def _anything(config: AnyConfig) -> bool:
+    return True
 
 
 def seeds(
-    job: Job, space: Flat, target: Target, default: AnyConfig, entries: Iterable[Entry]
+    job: Job,
+    space: Flat,
+    target: Target,
+    default: AnyConfig,
+    entries: Iterable[Entry],
+    accept: Accept = _anything,
 ) -> tuple[AnyConfig, ...]:
-    """First candidates, the most promising first; only points of the space."""
+    """First candidates, the most promising first; only points of the space that are accepted."""
     found = [default, *_known(target.key, entries)]
-    found += by_cost(job, space, target)[:_BY_COST]
-    found += _spread(space.neighbours(default, target), _STEPS)
+    found += by_cost(job, space, target, accept)[:_BY_COST]
+    found += _spread([x for x in space.neighbours(default, target) if accept(x)], _STEPS)
     found += _safe(job)
-    points = dict.fromkeys(x for x in found if _is_point(x, space, target))
+    points = dict.fromkeys(x for x in found if _is_point(x, space, target) and accept(x))
     return tuple(points)
 
 
-def by_cost(job: Job, space: Flat, target: Target) -> list[AnyConfig]:
+def by_cost(job: Job, space: Flat, target: Target, accept: Accept = _anything) -> list[AnyConfig]:
     """Points by the cost model, one a tile shape; none where there is no model."""
-    if job.op != "forward" or job.template != "triton":
+    if not _has_model(job):
         return []
-    call = job.call()
-    points = [x for x in space.points(target) if isinstance(x, KernelConfig)]
+    tiles: dict[tuple[int, int], AnyConfig] = {}
+    for config in ordered(job, filter(accept, space.points(target)), target):
+        tiles.setdefault((config.block_m, config.block_n), config)
+    return list(tiles.values())
+
+
+def ordered(job: Job, points: Iterable[AnyConfig], target: Target) -> list[KernelConfig]:
+    """Points by the cost model, the cheapest first; none where there is no model."""
+    if not _has_model(job) or not job.complete:
+        return []
+    tiles = [x for x in points if isinstance(x, KernelConfig)]
     heads = Heads(job.head_dim, job.value_dim, job.dtype)
     hardware = target.key.hardware
     gpu = replace(H100, arch=hardware.arch, processors=hardware.processors)
-    order = ranked(points, Work(job.mask_node, call, heads), gpu)
-    if order == points:  # nothing could be counted
-        return []
-    tiles: dict[tuple[int, int], AnyConfig] = {}
-    for config in order:
-        tiles.setdefault((config.block_m, config.block_n), config)
-    return list(tiles.values())
+    order = ranked(tiles, Work(job.mask_node, job.call(), heads), gpu)
+    return [] if order == tiles else order  # nothing could be counted
+
+
+def _has_model(job: Job) -> bool:
+    return job.op == "forward" and job.template == "triton"
 
 
 def _known(key: Key, entries: Iterable[Entry]) -> list[AnyConfig]:

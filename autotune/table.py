@@ -30,7 +30,8 @@ from maskwright.autotune.record import round_floats
 from maskwright.codegen.configs import AnyConfig
 from maskwright.dsl.errors import TuningError
 
-SCHEMA = 1
+SCHEMA = 2
+_WITHOUT_TENSORS = 1  # the first schema: of tensors, it names a temporary file
 _TURNS = 4  # pairs that a measurement takes the median of
 _SLOW = 2.0
 
@@ -82,6 +83,7 @@ class Table:
     """All rows of one job on one GPU.
 
     Attributes:
+        job: a lasting one, with its runtime tensors inside.
         default: what ratios are relative to.
         points: of the whole space; fewer rows if only a sample was taken or time was up.
         date: ISO 8601, UTC.
@@ -131,9 +133,14 @@ class Table:
         """
         try:
             data = parse_json(gzip.decompress(path.read_bytes()).decode())
-            if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
+            schema = data.pop("schema", None) if isinstance(data, dict) else None
+            if schema not in (SCHEMA, _WITHOUT_TENSORS):
                 raise RecordError(f"this is no table of schema {SCHEMA}")
-            return from_plain(Table, data)
+            if schema == _WITHOUT_TENSORS and isinstance(data.get("job"), dict):
+                data["job"] |= {"tables": "", "packed": {}}
+            found = from_plain(Table, data)
+            found.job.arrays()  # says so if they are damaged
+            return found
         except (OSError, EOFError, UnicodeDecodeError, RecordError) as error:
             what = error.what if isinstance(error, RecordError) else error
             raise TuningError(f"{path} is no table of times: {what}") from error

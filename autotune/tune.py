@@ -7,6 +7,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,12 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         cache_dir = settings.current().cache_dir
         known = [*store.user_entries(cache_dir, facts.key.software)]
         known += store.shipped_entries(facts.key.hardware.folder)
+        accept = partial(_possible, job)
         study = Study(
             *(space, target, facts.default),
-            seeds=seeds(job, space, target, facts.default, known),
+            seeds=seeds(job, space, target, facts.default, known, accept),
             budget=budget,
-            accept=lambda config: not _refusal(job, config),
+            accept=accept,
             ranked=tuple(by_cost(job, space, target)),
         )
         journal = folder and folder / f"{space.digest}.journal"
@@ -224,9 +226,9 @@ def _compiler(job: Job, options: Options, stack: contextlib.ExitStack, *, search
     return made
 
 
-def _refusal(job: Job, config: AnyConfig) -> str:
-    """Why the mask itself forbids a Gluon configuration; empty if it does not."""
-    return job.gluon_request(config)[1] if isinstance(config, GluonConfig) else ""
+def _possible(job: Job, config: AnyConfig) -> bool:
+    """The mask itself does not forbid a Gluon configuration."""
+    return not (isinstance(config, GluonConfig) and job.gluon_request(config)[1])
 
 
 def _kept(key: Key) -> Entry | None:

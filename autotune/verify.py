@@ -40,7 +40,7 @@ def verify(bench: Bench, config: AnyConfig) -> tuple[bool, Checks, str]:
 
 def _edges(bench: Bench) -> tuple[tuple[int, int], ...]:
     """Runtime tensors fit one size only."""
-    if bench.job.tables:
+    if bench.job.has_tensors:
         return ()
     return _SHAPES if bench.cuda else _SMALL_SHAPES
 

@@ -111,6 +111,13 @@ def test_spills_cost():
     assert seconds(MASKS["full"], 8192, spilling) > 1.5 * seconds(MASKS["full"], 8192, fitting)
 
 
+@pytest.mark.parametrize("tile", [(128, 64), (64, 64), (32, 64), (16, 16)], ids=str)
+def test_warps_that_repeat_work_do_not_help(tile):
+    """More warps than a tile has parts for: 16 rows each, or 8 keys of tiles under 64 rows."""
+    few, many = KernelConfig(*tile, 4, 2), KernelConfig(*tile, 16, 2)
+    assert seconds(MASKS["full"], 8192, few) < seconds(MASKS["full"], 8192, many)
+
+
 def test_a_pipeline_helps():
     one, two = KernelConfig(128, 64, 8, 1), KernelConfig(128, 64, 8, 2)
     assert seconds(MASKS["full"], 8192, one) > seconds(MASKS["full"], 8192, two)
