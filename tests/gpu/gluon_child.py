@@ -59,6 +59,7 @@ COLUMNS = (
     None,
     GluonConfig(block_n=32, stages=2, **GATHERING),
     GluonConfig(block_n=64, stages=3, persistent=True, programs=5, bulk_store=True, **GATHERING),
+    GluonConfig(block_n=64, consumers=3, stages=4, first="producer", registers=152),
 )
 DTYPES = ("bfloat16", "float16")
 EMPTY = torch.empty
