@@ -189,7 +189,7 @@ def listed_gluon(head_dim: int, value_dim: int) -> GluonConfig:
     made = GluonConfig(block_n=_WINDOW, stages=4, registers=216, first="producer")
     head, value = made.pads(head_dim, value_dim)
     if value > 128:  # 64 keys spill
-        made = replace(made, block_n=32)
+        made = replace(made, block_n=32, registers=224)
     elif head > 128:
         made = replace(made, stages=2)
     return replace(made, bulk_store=head == value)

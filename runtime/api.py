@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from typing import Any
@@ -187,7 +188,8 @@ class Attention:
             return launch(*tensors, bindings)
         call = self.call(*tensors, bindings, sinks=sinks, **options)
         out, lse = self.forward(call, prepared)
-        if plain and call.backend in ("triton", "gluon") and not call.empty:
+        failed = call.backend == "gluon" and gluon.given_up(self, "forward")
+        if plain and call.backend in ("triton", "gluon") and not (call.empty or failed):
             kernel = self._ready(call, sinks=None, interpreted=False)
             self.hot.remember(call, tensors, kernel, kind)
         return out, lse
@@ -199,7 +201,12 @@ class Attention:
         if call.backend == "reference":
             return reference.attention(self.mask, self.score, call)
         eager.refuse_tangents(call.query, call.key, call.value)
-        return self._direct(call, prepared)
+        try:
+            return self._direct(call, prepared)
+        except Exception as error:
+            if not (call.chosen and gluon.gives_up(self, "forward", error)):
+                raise
+        return self._direct(replace(call, backend="triton"), prepared)
 
     def prepare(
         self,
@@ -271,8 +278,10 @@ class Attention:
 
     def _work(self, compiled: Compiled[WalkPlan]) -> str:
         """What prepared work depends on besides sizes and values."""
-        lists = [x.name for x in compiled.plan.bindings if x.sorted_list]
-        return f"{n.structure(self.mask)} {compiled.plan.request.tile} {lists}"
+        plan = compiled.plan
+        lists = [x.name for x in plan.bindings if x.sorted_list]
+        parts = plan.listed.parts if plan.listed else 1
+        return f"{n.structure(self.mask)} {plan.request.tile} {lists} {parts}"
 
     def _check_prepared(self, prepared: Prepared, call: Call, compiled: Compiled[WalkPlan]) -> None:
         if prepared.sizes != _sizes(call.shapes) or prepared.kernel != self._work(compiled):

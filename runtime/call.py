@@ -22,7 +22,11 @@ BACKENDS = ("auto", "gluon", "triton", "interpret", "reference")
 
 @dataclass(frozen=True)
 class Call:
-    """One checked call; the last dimension of query, key and value has stride 1."""
+    """One checked call; the last dimension of query, key and value has stride 1.
+
+    Attributes:
+        chosen: nobody asked for this backend by name, so another may serve.
+    """
 
     query: Tensor
     key: Tensor
@@ -33,6 +37,7 @@ class Call:
     inside: bool
     scale: float
     backend: str
+    chosen: bool = False
 
     @staticmethod
     def of(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from typing import Literal
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -14,15 +17,21 @@ from maskwright.codegen.gluon_plan import gluon_backward_request
 from maskwright.codegen.gluon_plan import gluon_request
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan_backward import BackwardRequest
+from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import DispatchError
 from maskwright.dsl.expr import Expr
 from maskwright.runtime import device
 from maskwright.runtime import tuned
 from maskwright.runtime.bind import DTYPES
+from maskwright.runtime.cache import MaskwrightWarning
 from maskwright.runtime.call import Call
 
 if TYPE_CHECKING:
     from maskwright.runtime.api import Attention
+
+Op: TypeAlias = Literal["forward", "backward"]
+
+_given_up: set[tuple[Op, n.Node, n.Node | None]] = set()
 
 SMALL = 512  # up to here one tile of 128 queries wastes more than its kernel gains
 
@@ -43,7 +52,7 @@ def settle(found: Attention, call: Call, *, asked: str) -> Call:
         return call
     _, reason = request(found, call)
     if not reason:
-        return replace(call, backend="gluon")
+        return replace(call, backend="gluon", chosen=asked == "auto")
     if asked == "auto":
         return call
     raise DispatchError(
@@ -58,9 +67,43 @@ def _wanted(found: Attention, call: Call) -> bool:
         return True
     if fixed.forward is not None or device.arch(call.query.device) != "sm_90":
         return False
+    if given_up(found, "forward"):
+        return False
     tensors = (call.query, call.key, call.value)
     known = tuned.prefers_gluon(found, tensors, call.shapes, inside=call.inside)
     return config.GLUON_BY_DEFAULT and call.shapes.q_len > SMALL if known is None else known
+
+
+def gives_up(found: Attention, op: Op, error: Exception) -> bool:
+    """Whether Triton kernels shall serve from now on, because a Gluon kernel could not be built.
+
+    Gluon is young: a release of Triton may refuse what the one before took. A configuration that
+    somebody gave is never dropped, and what a kernel does once it runs is never hidden.
+    """
+    fixed = found.configs.gluon if op == "forward" else found.configs.gluon_backward
+    if fixed is not None or not _could_not_be_built(error):
+        return False
+    _given_up.add((op, found.mask, found.score))
+    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    warnings.warn(
+        f"the Gluon {op} of {Expr(found.mask)} cannot be built here, so Triton's serves: {text}",
+        MaskwrightWarning,
+        stacklevel=3,
+    )
+    return True
+
+
+def given_up(found: Attention, op: Op) -> bool:
+    """A Gluon kernel of this mask could not be built in this process."""
+    return (op, found.mask, found.score) in _given_up
+
+
+def _could_not_be_built(error: Exception) -> bool:
+    from triton.errors import TritonError
+
+    if isinstance(error, RuntimeError):  # how a pass of the compiler fails
+        return "PassManager" in str(error)
+    return isinstance(error, (TritonError, ImportError, AttributeError))
 
 
 def request(found: Attention, call: Call) -> tuple[Request, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field
 from functools import lru_cache
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING
 from typing import Any
@@ -131,16 +133,15 @@ def backward(
     tensors = (query, key, value, grad_out)
     offsets = _offsets(out, lse, grad_lse, *values.values())
     how = How(inside, interpreted, use_gluon and not torch.are_deterministic_algorithms_enabled())
-    kernel = ready(found, tensors, shapes, wanted, how, offsets)
-    _announce(found, kernel.compiled.plan)
-    names = {x.name: x.text for x in kernel.compiled.plan.bindings}
-    grad_query, grad_key, grad_value, _, delta, *_, of_tables = kernel.run(
-        *(query, key, value, out, lse, grad_out),
-        grad_lse=grad_lse,
-        scale=scale,
-        q_offset=q_offset,
-        **{names[name]: x for name, x in values.items()},
-    )
+    make = partial(ready, found, tensors, shapes, wanted, how, offsets)
+    plan = make().compiled.plan
+    _announce(found, plan)
+    names = {x.name: x.text for x in plan.bindings}
+    given = (query, key, value, out, lse, grad_out)
+    options = {"grad_lse": grad_lse, "scale": scale, "q_offset": q_offset}
+    options |= {names[name]: x for name, x in values.items()}
+    results = _run(found, how, make, given, options)
+    grad_query, grad_key, grad_value, _, delta, *_, of_tables = results
     grad_sinks = None if sinks is None else _of_sinks(sinks, lse, delta[:, :, : shapes.q_len])
     return (
         grad_query,
@@ -149,6 +150,23 @@ def backward(
         grad_sinks,
         {name: of_tables[names[name]] for name in wanted},
     )
+
+
+def _run(
+    found: Attention,
+    how: How,
+    make: Callable[[], BackwardKernel],
+    given: tuple[Tensor, ...],
+    options: dict[str, Any],
+) -> Any:
+    """Results of the kernels; those of Triton if the Gluon kernel cannot be built."""
+    try:
+        return make().run(*given, **options)
+    except Exception as error:
+        if not (how.gluon and gluon.gives_up(found, "backward", error)):
+            raise
+    _kernels.clear()
+    return make().run(*given, **options)
 
 
 def _of_sinks(sinks: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
@@ -227,7 +245,8 @@ def _made(
         _chosen(found, tensors, shapes, how),
         wanted,
     )
-    if how.gluon and not found.configs.keeps_triton_backward:
+    gluon_serves = how.gluon and not gluon.given_up(found, "backward")
+    if gluon_serves and not found.configs.keeps_triton_backward:
         fixed = found.configs.gluon_backward
         best = tuned.gluon_backward_config(found, tensors, shapes, inside=how.inside)
         request = gluon.backward_request(request, fixed, tensors, None if fixed else best)

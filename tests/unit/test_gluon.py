@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from triton.compiler.errors import CompilationError
 
 import maskwright as mw
 from maskwright import k
 from maskwright import q
 from maskwright.codegen import gluon
+from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.configs import Configs
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon_plan import gluon_request
+from maskwright.codegen.pipeline import compile_forward
+from maskwright.codegen.plan import Request
 from maskwright.runtime import device
+from maskwright.runtime import gluon as serving
+from maskwright.runtime import gradient
 from maskwright.runtime.api import Attention
 from maskwright.runtime.gluon import request
 from maskwright.runtime.gluon import settle
 
 SIZES = {"dtype": "bfloat16", "head_dim": 128, "value_dim": 128}
 CAUSAL = (k <= q).node
+PASS_FAILED = RuntimeError("PassManager::run failed")
 
 
 @pytest.mark.parametrize(
@@ -204,3 +212,88 @@ def test_tensors_that_cannot_be_copied_in_bulk(monkeypatch):
     wide = torch.zeros(1, 2, 1024, 65, dtype=torch.bfloat16)[..., 1:]
     with pytest.raises(mw.DispatchError, match="16-byte"):
         settle(found, replace(made, key=wide), asked="gluon")
+
+
+class Broken:
+    """A kernel that another release of Triton refuses, and one that works."""
+
+    def __init__(self, error: Exception, attempts: list[str]) -> None:
+        self.error, self.attempts = error, attempts
+
+    def __call__(self, call, prepared):
+        self.attempts.append(call.backend)
+        if call.backend == "gluon":
+            raise self.error
+        return call.nothing()
+
+
+def attempt(monkeypatch, error, *, configs=None, asked="auto", mask=k <= q):
+    """Backends that were tried, and what came of it."""
+    monkeypatch.setattr(device, "arch", lambda _: "sm_90")
+    monkeypatch.setattr(serving, "_given_up", set())
+    attempts: list[str] = []
+    found = Attention(mask, configs=configs)
+    monkeypatch.setattr(found, "_direct", Broken(error, attempts))
+    tensors = [torch.zeros(1, 2, 1024, 64, dtype=torch.bfloat16) for _ in range(3)]
+    here = replace(found.call(*tensors, {}, backend="reference"), backend="triton")
+    call = settle(found, here, asked=asked)
+    assert call.backend == "gluon"
+    found.forward(call)
+    return attempts, settle(found, here, asked="auto").backend
+
+
+def test_a_kernel_that_cannot_be_built_leaves_the_mask_to_triton(monkeypatch):
+    for error in (CompilationError(None, None, "no such layout"), ImportError("tma"), PASS_FAILED):
+        with pytest.warns(mw.MaskwrightWarning, match="cannot be built here"):
+            attempts, then = attempt(monkeypatch, error)
+        assert attempts == ["gluon", "triton"]
+        assert then == "triton"  # and is not tried again
+
+
+def test_other_errors_are_not_hidden(monkeypatch):
+    failed = CompilationError(None, None, "no such layout")
+    fixed = Configs.of(GluonConfig())
+    for error, options in (
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), {}),
+        (ValueError("ours"), {}),
+        (failed, {"asked": "gluon"}),
+        (failed, {"configs": fixed}),
+    ):
+        with pytest.raises(type(error)):
+            attempt(monkeypatch, error, **options)
+
+
+def test_gradients_of_a_kernel_that_cannot_be_built_come_from_triton(monkeypatch):
+    monkeypatch.setattr(serving, "_given_up", set())
+    found, attempts = Attention(k <= q), []
+    shape = (1, 2, 128, 64)
+    made = (*(torch.zeros(shape) for _ in range(3)), None, torch.zeros(1, 2, 128), {})
+
+    def run(*_, **__):
+        attempts.append(serving.given_up(found, "backward"))
+        if not attempts[-1]:
+            raise PASS_FAILED
+        return made
+
+    plan = SimpleNamespace(walks=(), bindings=())
+    kernel = SimpleNamespace(compiled=SimpleNamespace(plan=plan), run=run)
+    monkeypatch.setattr(gradient, "ready", lambda *_: kernel)
+    tensors = [torch.zeros(shape, dtype=torch.bfloat16) for _ in range(4)]
+    options = {"values": {}, "q_offset": 0, "scale": 1.0, "interpreted": False, "sinks": None}
+    inputs = (found, tensors[0], None, *tensors[:3], tensors[3], torch.zeros(1, 2, 128))
+    with pytest.warns(mw.MaskwrightWarning, match="backward"):
+        gradient.backward(*inputs, use_gluon=True, **options)
+    assert attempts == [False, True]
+    serving._given_up.clear()
+    with pytest.raises(RuntimeError, match="PassManager"):
+        gradient.backward(*inputs, use_gluon=False, **options)
+
+
+def test_what_was_prepared_for_triton_is_nothing_for_gluon():
+    """Tiles are alike, but in Gluon each consumer has a bit of its own."""
+    found = Attention(LISTED)
+    config = KernelConfig(128, 64, 8, 3)
+    triton = Request(found.mask, None, "bfloat16", 128, 128, True, False, config)
+    ours = gluon_request(found.mask, None, **SIZES)[0]
+    assert triton.tile == ours.tile
+    assert found._work(compile_forward(triton)) != found._work(compile_forward(ours))
