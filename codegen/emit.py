@@ -176,7 +176,24 @@ TAKEN |= frozenset(
         "fence_async_shared",
         "fitting",
         "async_copy",
+        "behind",
+        "come",
+        "coming",
         "copy_rows",
+        "entries",
+        "head_dims",
+        "head_layout",
+        "keep_words",
+        "meet",
+        "mine",
+        "packed",
+        "position0",
+        "position1",
+        "position2",
+        "rows",
+        "tma_store",
+        "unpacked",
+        "wanted_here",
         "gathered_tiles",
         "later",
         "middle",
@@ -217,6 +234,23 @@ TAKEN |= frozenset(
         "warpgroup_mma_wait",
     ]
 )
+TAKEN |= frozenset(
+    [
+        "capacity",
+        "chosen",
+        "compact_columns",
+        "compact_diagonals",
+        "count_below",
+        "fill",
+        "has_bit",
+        "length",
+        "marks",
+        "on_diagonal",
+        "popcount",
+        "start",
+        "walked",
+    ]
+)
 
 
 # Families of names: of the templates, what the compiler numbers, and what belongs to a table.
@@ -224,6 +258,7 @@ _FAMILIES = re.compile(
     r"(stride|grad|partial|full|visit|row|query|key|value|lane|first|start|k|lse|delta|list"
     r"|acc|all|consumer|gl|out|scores|sum|weights|bit|bits|col|diag|gather|listed)_\w*"
     r"|(partial|full|visit|gather|near)\d+_\w+|(c|t|row|sum|bound)\d+|[A-Z][A-Z0-9_]*"
+    r"|(every|some)_\d+|mark_\d+_kernel"
     r"|\w+_((size|stride)\d+|sorted|steps|head)|\w*_"
 )
 

@@ -29,7 +29,7 @@ WIDEST = 256  # columns of one product
 _SHARED = SHARED_KIB[90] * 1024
 BARRIERS = 1024  # bytes: barriers, and what partitions hand over
 
-_WINDOW = 64  # keys of a tile whose diagonals are looked up at once
+WINDOW = 64  # keys of a tile whose diagonals are looked up at once
 _SECTION_MIB = 32  # of the L2 for keys and values, as in FlashAttention-3
 
 _GATHERERS = 56  # registers that a producer's thread needs to gather rows
@@ -186,7 +186,7 @@ class GluonConfig(GluonTemplate):
 
 def listed_gluon(head_dim: int, value_dim: int) -> GluonConfig:
     """For runtime lists of columns and diagonals: a producer that can gather."""
-    made = GluonConfig(block_n=_WINDOW, stages=4, registers=216, first="producer")
+    made = GluonConfig(block_n=WINDOW, stages=4, registers=216, first="producer")
     head, value = made.pads(head_dim, value_dim)
     if value > 128:  # 64 keys spill
         made = replace(made, block_n=32, registers=224)
@@ -197,8 +197,10 @@ def listed_gluon(head_dim: int, value_dim: int) -> GluonConfig:
 
 def unfit_lists(config: GluonConfig, *, gathers: bool) -> str:
     """Why a configuration cannot follow lists of columns and diagonals; empty if it can."""
-    if config.block_n > _WINDOW:
-        return f"listed diagonals are looked up in tiles of {_WINDOW} keys at most"
+    if config.block_n > WINDOW:
+        return f"listed diagonals are looked up in tiles of {WINDOW} keys at most"
+    if config.pingpong:
+        return "consumers that leave out tiles of their own cannot take turns"
     if not gathers:
         return ""
     if config.first != "producer" or config.producer_registers < _GATHERERS:

@@ -76,8 +76,8 @@ def derive_listed(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedu
         if columns:
             gather = Gather(column, segments(columns), segments(beside), fold(attended))
     crossed = segments(beside, "crossed")
-    edge = algebra.intersect(ranges(near.partial), gaps) if diagonals else ()
-    inner = algebra.intersect(ranges(near.full), gaps) if diagonals else ()
+    edge = algebra.intersect(ranges(near.partial), gaps) if beside else ()
+    inner = algebra.intersect(ranges(near.full), gaps) if beside else ()
     filled = segments(inner, "filled")
     partial = (*static.partial, *crossed, *segments(edge, "filled"))
     return Schedule(

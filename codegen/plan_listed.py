@@ -12,6 +12,7 @@ from maskwright.codegen.emit import TILE
 from maskwright.codegen.emit import Emitter
 from maskwright.codegen.emit import safe_name
 from maskwright.codegen.gluon import ROWS
+from maskwright.codegen.gluon import WINDOW
 from maskwright.codegen.prove import Prover
 from maskwright.codegen.schedule import Gather
 from maskwright.codegen.schedule import Schedule
@@ -19,7 +20,6 @@ from maskwright.codegen.schedule import Segment
 from maskwright.dsl import nodes as n
 
 _CAUSAL = n.Compare("<=", n.Sym("k"), n.Sym("q"))
-_WINDOW = 64  # bits that a query of a tile looks at
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def name_members(
     if schedule.diagonals is None:
         return
     last = schedule.tile.block_n - 1
-    if gathered or last >= _WINDOW:
+    if gathered or last >= WINDOW:
         text = f"{emitter.helper('has_bit')}(bits_row, q - k + diag_zero)"
     else:
         # The keys of a tile are bits in a row: one window of them for each query.
@@ -144,6 +144,9 @@ def _whole(node: n.Node, words: dict[n.Node, str], emitter: Emitter) -> str | No
             parts = [_whole(x, words, emitter) for x in (a, b)]
             return None if None in parts else f"({parts[0]} {op} {parts[1]})"
         case n.Compare("<=" | "<" | ">=" | ">" as op, a, b):
+            reads = any(isinstance(x, n.Read) for x in n.walk(node))
+            if reads or {n.dtype_of(a), n.dtype_of(b)} != {"int"}:
+                return None  # an entry of a table may be so large that a difference overflows
             less, more = (a, b) if op in ("<=", "<") else (b, a)
             form = linear(n.Arith("-", less, more)) + (op in ("<", ">"))  # at most 0
             mine, rest = form.split("k")

@@ -297,3 +297,23 @@ def test_what_was_prepared_for_triton_is_nothing_for_gluon():
     ours = gluon_request(found.mask, None, **SIZES)[0]
     assert triton.tile == ours.tile
     assert found._work(compile_forward(triton)) != found._work(compile_forward(ours))
+
+
+def test_lists_refuse_turns():
+    config = GluonConfig(**FIRST, stages=3, registers=216, pingpong=True)
+    assert "cannot take turns" in gluon_request(LISTED.node, None, **SIZES, config=config)[1]
+
+
+def test_ends_that_tables_give_are_compared_for_each_pair():
+    """An entry may be so large that its distance from a tile overflows."""
+    limit = mw.table("limit", ndim=1)[mw.h]
+    for mask, words in ((LISTED & (k >= limit), False), (LISTED & (k >= 5), True)):
+        source = mw.source(mask, backend="gluon")
+        assert ("keep_words =" in source) == words
+
+
+def test_diagonals_that_no_tile_can_meet_are_left_out():
+    cols, bands = (mw.table(x, ndim=3)[mw.b, mw.h] for x in ("cols", "bands"))
+    mask = k.isin(cols) | ((q - k).isin(bands) & (k < -12)) | (q - k >= 77)
+    for kind in ({}, {"backend": "gluon"}):
+        assert "diag_ranks" not in mw.source(mask, **kind)

@@ -66,8 +66,14 @@ NAMES = sorted(
 
 
 def clashes(source: str, name: str) -> list[str]:
-    """Functions that take a user's value and also store something under its name."""
+    """Functions that take a user's value and use its name for something else, too."""
     found = []
+    module = {
+        x.name if isinstance(x, ast.FunctionDef) else x.targets[0].id
+        for x in ast.parse(source).body
+        if isinstance(x, ast.FunctionDef)
+        or (isinstance(x, ast.Assign) and isinstance(x.targets[0], ast.Name))
+    }
     for function in ast.walk(ast.parse(source)):
         if not isinstance(function, ast.FunctionDef):
             continue
@@ -77,7 +83,7 @@ def clashes(source: str, name: str) -> list[str]:
             if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)
         }
         taken = [x.arg for x in (*function.args.args, *function.args.kwonlyargs)]
-        if len(set(taken)) < len(taken) or name in stored & set(taken):
+        if len(set(taken)) < len(taken) or name in (stored | module) & set(taken):
             found.append(function.name)
     return found
 
@@ -99,6 +105,11 @@ def test_no_name_of_the_templates_is_in_the_way(name: str) -> None:
             compile(source, name, "exec")
             assert clashes(source, spelled) == []
         compile(mw.source(k <= q, score=score, **kind), name, "exec")
+    listed = mw.patterns.vertical_slash() & (k >= mw.param(name))
+    for kind in KINDS[:3] if name not in ("s_idx", "v_idx") else ():  # its own lists
+        source = mw.source(listed, **kind)
+        compile(source, name, "exec")
+        assert clashes(source, spelled) == []
 
 
 def test_different_names_stay_different() -> None:
