@@ -66,6 +66,10 @@ class Progress:
             self.shown = self.clock()
             print(text, file=sys.stderr, flush=True)
 
+    def insist(self, text: str) -> None:
+        """Show a line, wherever that is."""
+        self.say(text, always=True)
+
     def watch(self, state: State, config: AnyConfig, outcome: Outcome) -> None:
         """One more trial."""
         self._write(state, config, outcome)
