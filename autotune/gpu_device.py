@@ -203,6 +203,26 @@ class GpuDevice:
         return Facts(key, default, **data)
 
 
+def identify(limit: float = START) -> Answer:
+    """Which GPU a process would measure on: its UUID, and its kind.
+
+    Raises:
+        TuningError: there is none.
+    """
+    child = _spawn()
+    try:
+        child.receive(limit)
+        child.send(do="identify")
+        answer = child.receive(limit) or {}
+    except ChildError as error:
+        raise TuningError(f"the process for the GPU did not start: {error}") from error
+    finally:
+        child.kill()
+    if "gpu" not in answer:
+        raise TuningError(f"the GPU is not ready: {answer.get('raised', 'no answer')}")
+    return answer
+
+
 def _spawn() -> Child:
     # It must not be tuned what is tuned.
     return Child.python("maskwright.autotune.gpu_worker", MASKWRIGHT_TUNE="off")

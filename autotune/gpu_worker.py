@@ -42,9 +42,13 @@ class GpuWorker:
         """Which GPU this process will use, before anything runs on it."""
         import torch
 
+        from maskwright.runtime.tuned import hardware
+
         found: Any = torch.cuda.get_device_properties(torch.device("cuda"))
+        kind = asdict(hardware(torch.device("cuda")))
         first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0]
-        return {"gpu": str(getattr(found, "uuid", "") or f"index-{first or 0}")}
+        gpu = str(getattr(found, "uuid", "") or f"index-{first or 0}")
+        return {"gpu": gpu, "hardware": kind}
 
     def open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Once, before the rest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import replace
 from functools import partial
@@ -65,6 +66,7 @@ class Options:
         workers: processes that compile; 0 is as many as the machine has room for.
         sampler: ``tpe`` (Optuna), or ``random``.
         patience: seconds to wait for another search on the same GPU.
+        tell: takes the lines of the progress; they are shown on the terminal if None.
     """
 
     quiet: bool = True
@@ -72,6 +74,7 @@ class Options:
     workers: int = 0
     sampler: str = "tpe"
     patience: float = float("inf")
+    tell: Callable[[str], None] | None = None
 
 
 def tune(mask: Any, budget: Budget, options: Options = Options(), **sizes: Any) -> Tuned:
@@ -207,7 +210,7 @@ def refuse_where_nobody_waits() -> None:
 
 
 def _progress(job: Job, options: Options, stack: contextlib.ExitStack) -> Progress:
-    made = Progress(job, None, quiet=options.quiet)
+    made = Progress(job, None, quiet=options.quiet, tell=options.tell)
     made.open()
     stack.callback(made.close)
     return made
