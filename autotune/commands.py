@@ -13,7 +13,6 @@ from maskwright.autotune.entry import Entry
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.configs import AnyConfig
 from maskwright.codegen.gluon import GluonTemplate
-from maskwright.dsl.errors import TuningError
 from maskwright.runtime import cli_render as render
 from maskwright.runtime import settings
 
@@ -64,28 +63,15 @@ def _record(args: Namespace, mask: Any, sizes: dict[str, Any]) -> int:
 
 
 def tune_catalog(args: Namespace) -> int:
-    """``maskwright tune --catalog``; what fails is told, and the rest goes on."""
-    from maskwright.autotune import tune as tuning
-    from maskwright.autotune.ask import budget_of
-    from maskwright.patterns import catalog
+    """``maskwright tune --catalog``; 1 if something failed or computed wrong numbers."""
+    from maskwright.autotune import catalog_run
+    from maskwright.autotune import farm
 
-    limits = budget_of(args.budget, args.trials, args.effort)
-    heads, kv_heads = args.heads, args.kv_heads or args.heads
-    only = {x for x in args.only.split(",") if x}
-    entries = catalog.entries("paper", heads=heads, kv_heads=kv_heads)
-    chosen = [x for x in entries if not only or x.name in only]
-    results: list[dict[str, Any]] = []
-    for q_len in args.q_len or [8192]:
-        for entry in chosen:
-            values = entry.bindings(args.batch, heads, kv_heads, q_len, q_len, args.seed)
-            sizes = {"q_len": q_len, "batch": args.batch, "heads": heads, "kv_heads": kv_heads}
-            sizes |= _of_kernel(args) | {"seed": args.seed} | values
-            render.note(f"{entry.name}, {q_len}")
-            try:
-                found = tuning.tune(entry.mask, limits, _options(args, args.again), **sizes)
-                results.append({"name": entry.name, "q_len": q_len, **found.to_dict()})
-            except TuningError as error:
-                results.append({"name": entry.name, "q_len": q_len, "failed": error.what})
+    run = catalog_run.CatalogRun.of(args)
+    if args.gpus:
+        results = farm.tune_on(run, args.gpus, quiet=args.json)
+    else:
+        results = catalog_run.one_by_one(run, quiet=args.json, note=render.note)
     if args.json:
         render.print_json(results)
     else:
@@ -125,10 +111,10 @@ def _of_kernel(args: Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def _options(args: Namespace, again: bool = True) -> Any:
+def _options(args: Namespace) -> Any:
     from maskwright.autotune.tune import Options
 
-    return Options(args.json, again, args.workers, args.sampler)
+    return Options(args.json, workers=args.workers, sampler=args.sampler)
 
 
 def merge(args: Namespace) -> int:

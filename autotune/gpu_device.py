@@ -16,6 +16,8 @@ from maskwright.autotune.child import Answer
 from maskwright.autotune.child import Child
 from maskwright.autotune.child import ChildError
 from maskwright.autotune.entry import Checks
+from maskwright.autotune.gpu_turn import BusyError
+from maskwright.autotune.gpu_turn import GpuTurn
 from maskwright.autotune.job import Job
 from maskwright.autotune.key import Key
 from maskwright.autotune.outcome import Facts
@@ -44,12 +46,14 @@ class GpuDevice:
     Args:
         spawn: starts a worker; tests give others.
         least: seconds that every candidate has.
+        turn: to measure on the GPU; it is waited for before there are inputs, and given back at the end.
     """
 
     job: Job
     spawn: Callable[[], Child] | None = None
     least: float = _LEAST
     start_limit: float = START
+    turn: GpuTurn | None = None
     facts: Facts | None = None
     child: Child | None = None
     respawned: int = 0
@@ -59,10 +63,12 @@ class GpuDevice:
 
         Raises:
             TuningError: there is no worker to be had, or its default is wrong.
+            BusyError: another search keeps the GPU, for longer than the turn waits.
         """
         try:
             self.child = self.spawn() if self.spawn else _spawn()
             self._answer(self.start_limit)
+            self._take_turn()
             answer = self._ask(self.start_limit, do="open", job=self.job.to_dict())
         except (ChildError, LateError) as error:
             self.close()
@@ -124,11 +130,25 @@ class GpuDevice:
 
     def close(self) -> None:
         """See ``Device``."""
-        if self.child is not None:
-            self.child.kill()
-        self.child = None
+        self._end()
+        if self.turn is not None:
+            self.turn.release()
 
     # -- the process ----------------------------------------------------------------------------
+    def _take_turn(self) -> None:
+        """Only the process itself knows for sure which GPU it will measure on."""
+        if self.turn is None or self.job.backend == "interpret":
+            return
+        answer = self._ask(self.start_limit, do="identify")
+        if "gpu" not in answer:
+            self.close()
+            raise TuningError(f"the GPU is not ready: {answer.get('raised', answer)}")
+        try:
+            self.turn.take(str(answer["gpu"]))
+        except BusyError:
+            self.close()
+            raise
+
     def _try(self, config: AnyConfig, best: float) -> Outcome:
         """What a candidate does to the worker as it is."""
         try:
@@ -167,8 +187,13 @@ class GpuDevice:
             return self.start_limit
         return max(self.least, _TIMES * _CALLS * self.facts.ms / 1e3)
 
+    def _end(self) -> None:
+        if self.child is not None:
+            self.child.kill()
+        self.child = None
+
     def _renew(self) -> None:
-        self.close()
+        self._end()  # the turn is kept: nobody measures in between
         self.respawned += 1
         self.start()
 
@@ -176,6 +201,26 @@ class GpuDevice:
         key = Key.from_dict(data.pop("key"))
         default = config_from(self.job.op, self.job.template, data.pop("default"))
         return Facts(key, default, **data)
+
+
+def identify(limit: float = START) -> Answer:
+    """Which GPU a process would measure on: its UUID, and its kind.
+
+    Raises:
+        TuningError: there is none.
+    """
+    child = _spawn()
+    try:
+        child.receive(limit)
+        child.send(do="identify")
+        answer = child.receive(limit) or {}
+    except ChildError as error:
+        raise TuningError(f"the process for the GPU did not start: {error}") from error
+    finally:
+        child.kill()
+    if "gpu" not in answer:
+        raise TuningError(f"the GPU is not ready: {answer.get('raised', 'no answer')}")
+    return answer
 
 
 def _spawn() -> Child:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -31,11 +32,23 @@ _TOO_LARGE = ("OutOfResources", "OutOfMemoryError")
 
 
 class GpuWorker:
-    """Answers ``open`` (a job), then ``measure``, ``race`` and ``verify``."""
+    """Answers ``identify``, ``open`` (a job), then ``measure``, ``race`` and ``verify``."""
 
     def __init__(self, say: Say) -> None:
         self.say = say
         self.phase = "compile"
+
+    def identify(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Which GPU this process will use, before anything runs on it."""
+        import torch
+
+        from maskwright.runtime.tuned import hardware
+
+        found: Any = torch.cuda.get_device_properties(torch.device("cuda"))
+        kind = asdict(hardware(torch.device("cuda")))
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0]
+        gpu = str(getattr(found, "uuid", "") or f"index-{first or 0}")
+        return {"gpu": gpu, "hardware": kind}
 
     def open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Once, before the rest."""
@@ -99,7 +112,8 @@ def classify(error: Exception, phase: str) -> Status:
 def handlers(say: Say) -> Mapping[str, Handler]:
     """What ``serve`` takes."""
     worker = GpuWorker(say)
-    return {x.__name__: x for x in (worker.open, worker.measure, worker.race, worker.verify)}
+    known = (worker.identify, worker.open, worker.measure, worker.race, worker.verify)
+    return {x.__name__: x for x in known}
 
 
 if __name__ == "__main__":

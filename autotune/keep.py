@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.autotune import store
+from maskwright.autotune.gpu_turn import BusyError
 from maskwright.autotune.job import Job
 from maskwright.autotune.key import Key
 from maskwright.autotune.record import pretty
 from maskwright.autotune.search import Found
-from maskwright.dsl.errors import TuningError
 from maskwright.runtime import settings
 
 
@@ -21,7 +21,7 @@ def study_folder(key: Key) -> Iterator[Path | None]:
     """Where a study is kept, with a lock on it; None where nothing can be written.
 
     Raises:
-        TuningError: another process tunes the same.
+        BusyError: another process tunes the same.
     """
     folder = store.root(settings.current().cache_dir) / "studies" / key.name
     try:
@@ -32,7 +32,7 @@ def study_folder(key: Key) -> Iterator[Path | None]:
         return
     with lock:
         if not _locked(lock):
-            raise TuningError(
+            raise BusyError(
                 f"another process tunes {key.name}", fix="wait for it: its result is found here"
             )
         yield folder

@@ -30,7 +30,8 @@ def search(mask: n.Node, score: n.Node | None, key: Key, shapes: Shapes) -> bool
         _tell(f"{key.name} is not tuned: {reason}")
         return False
     try:
-        tune_job(_job(mask, score, key, shapes), EFFORTS["quick"], Options())
+        # Somebody waits for a call: the heuristic serves it while others have the GPU.
+        tune_job(_job(mask, score, key, shapes), EFFORTS["quick"], Options(patience=0.0))
     except TuningError as error:
         _tell(f"{key.name} is not tuned: {error.what}")
         return False

@@ -29,6 +29,7 @@ class Progress:
     Args:
         log: file of the trials; None writes none.
         quiet: show nothing.
+        tell: takes the lines; they are shown on the terminal if None.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Progress:
         *,
         quiet: bool,
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
+        self.tell = tell
         self.job, self.log, self.quiet, self.clock = job, log, quiet, clock
         self.facts: Facts | None = None
         self.shown = 0.0
@@ -47,7 +50,7 @@ class Progress:
 
     def open(self) -> None:
         """Begin to show."""
-        if not self.quiet and sys.stderr.isatty():
+        if not self.quiet and self.tell is None and sys.stderr.isatty():
             from rich.console import Console
 
             self.status = self.stack.enter_context(Console(stderr=True).status("starting"))
@@ -60,11 +63,17 @@ class Progress:
         """Show a line; elsewhere than on a terminal only now and then."""
         if self.quiet:
             return
-        if self.status is not None:
+        if self.tell is not None:
+            self.tell(text)
+        elif self.status is not None:
             self.status.update(text)
         elif always or self.clock() - self.shown >= _EVERY:
             self.shown = self.clock()
             print(text, file=sys.stderr, flush=True)
+
+    def insist(self, text: str) -> None:
+        """Show a line, wherever that is."""
+        self.say(text, always=True)
 
     def watch(self, state: State, config: AnyConfig, outcome: Outcome) -> None:
         """One more trial."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,7 @@ from maskwright.autotune.exhaustive import record
 from maskwright.autotune.filter import Limits
 from maskwright.autotune.flat import Flat
 from maskwright.autotune.gpu_device import GpuDevice
+from maskwright.autotune.gpu_turn import GpuTurn
 from maskwright.autotune.job import Job
 from maskwright.autotune.keep import keep_wrong
 from maskwright.autotune.keep import study_folder
@@ -63,12 +65,16 @@ class Options:
         again: search even if there is an entry for exactly this.
         workers: processes that compile; 0 is as many as the machine has room for.
         sampler: ``tpe`` (Optuna), or ``random``.
+        patience: seconds to wait for another search on the same GPU.
+        tell: takes the lines of the progress; they are shown on the terminal if None.
     """
 
     quiet: bool = True
     again: bool = True
     workers: int = 0
     sampler: str = "tpe"
+    patience: float = float("inf")
+    tell: Callable[[str], None] | None = None
 
 
 def tune(mask: Any, budget: Budget, options: Options = Options(), **sizes: Any) -> Tuned:
@@ -117,9 +123,11 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
     with contextlib.ExitStack() as stack:
         progress = _progress(job, options, stack)
         compiler = _compiler(job, options, stack, search=True)
-        found_device = GpuDevice(job) if device is None else device
+        turn = GpuTurn(progress.insist, options.patience)
+        found_device = GpuDevice(job, turn=turn) if device is None else device
         stack.callback(found_device.close)
         progress.facts = facts = found_device.start()
+        started += turn.waited
         compiler.gpu = facts.key.hardware
         kept = None if options.again else _kept(facts.key)
         if kept is not None:
@@ -172,9 +180,11 @@ def record_table(
         progress = _progress(job, options, stack)
         progress.say("starting", always=True)
         compiler = _compiler(job, options, stack, search=False)
-        device = GpuDevice(job)
+        turn = GpuTurn(progress.insist, options.patience)
+        device = GpuDevice(job, turn=turn)
         stack.callback(device.close)
         facts = device.start()
+        started += turn.waited
         compiler.gpu = facts.key.hardware
         target = Target(facts.key, Limits.of(job.mask_node, job.score_node))
         points = tuple(Flat(job.op, job.template).points(target))
@@ -200,7 +210,7 @@ def refuse_where_nobody_waits() -> None:
 
 
 def _progress(job: Job, options: Options, stack: contextlib.ExitStack) -> Progress:
-    made = Progress(job, None, quiet=options.quiet)
+    made = Progress(job, None, quiet=options.quiet, tell=options.tell)
     made.open()
     stack.callback(made.close)
     return made

@@ -38,6 +38,9 @@ def add(group: Group) -> None:
     catalog.add_argument("--kv-heads", type=options.positive)
     catalog.add_argument("--batch", type=options.positive, default=1)
     catalog.add_argument("--seed", type=int, default=0, help="of inputs and example data")
+    catalog.add_argument(
+        "--gpus", type=gpus, metavar="LIST", help="e.g. 0,1,2,3: share the patterns out"
+    )
     _search(catalog)
     replay = options.command(
         group, "tune replay", "search recorded tables on this CPU", commands.tune_replay
@@ -53,6 +56,15 @@ def add(group: Group) -> None:
     )
     kept = options.command(group, "tune show", "list tuned configurations", commands.tune_show)
     kept.add_argument("inputs", nargs="*", metavar="PATH", help="default: the user's cache")
+
+
+def gpus(text: str) -> tuple[str, ...]:
+    """GPUs of this machine: 0,1,2."""
+    found = tuple(x.strip() for x in text.split(","))
+    numbers = all(x.isdigit() or x.startswith(("GPU-", "MIG-")) for x in found)
+    if not numbers or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of different GPUs such as 0,1,2")
+    return found
 
 
 def _search(found: argparse.ArgumentParser) -> None:

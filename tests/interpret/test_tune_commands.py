@@ -42,6 +42,20 @@ def test_a_pattern_of_the_catalogue_is_tuned_once(capsys):
     assert entry["config"] == found["config"]
 
 
+def test_the_catalogue_on_two_gpus(capsys, monkeypatch):
+    """Two processes with the interpreter in them; entries end in one cache."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    command = ["tune", "--catalog", "--only", "full,causal", "--gpus", "0,1", *SMALL]
+    code, out, err = run(capsys, *command, "--trials", "2", "--workers", "2")
+    assert code == 0, err
+    assert "failed" in out  # the column's name
+    assert "GPU 0 | " in err
+    assert "GPU 1 | " in err
+    assert "2 done" in err
+    code, out, _ = run(capsys, "tune", "show", "--json")
+    assert len(json.loads(out)["entries"]) == 2
+
+
 def test_a_table_is_recorded_and_gone_on_with(capsys, tmp_path):
     path = tmp_path / "table.json.gz"
     command = ["tune", "causal", *SMALL, "--table", str(path), "--sample", "3", "--budget", "12"]

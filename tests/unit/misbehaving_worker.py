@@ -64,6 +64,11 @@ def race(request):
     return {"race": {"rounds": [line] * request["rounds"], "clocks": [0] * request["rounds"]}}
 
 
+def identify(request):
+    gpu = os.environ.get("GPU")
+    return {"gpu": gpu} if gpu else {"nothing": True}
+
+
 def opened(request):
     print("what is printed goes elsewhere")
     facts = os.environ.get("FACTS")
@@ -78,7 +83,13 @@ SAY = None
 def handlers(say):
     global SAY
     SAY = say
-    return {"open": opened, "compile": compile_one, "measure": measure, "race": race}
+    return {
+        "identify": identify,
+        "open": opened,
+        "compile": compile_one,
+        "measure": measure,
+        "race": race,
+    }
 
 
 if __name__ == "__main__":
