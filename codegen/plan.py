@@ -199,7 +199,7 @@ def plan_walk(
     emitter.library = "gl" if isinstance(request.config, GluonTemplate) else "tl"
     searches = searches_of(schedule.walked)
     _name_searches(emitter, searches)
-    name_members(schedule, emitter, request.mask)
+    words = name_members(schedule, emitter, request.mask)
     name_sources(schedule, emitter)
     partial, full = _loops(schedule, request.mask, emitter)
     gather = plan_gather(schedule, emitter)
@@ -210,7 +210,7 @@ def plan_walk(
     bounds = _plan_bounds(request, tile, searches)
     tile_list = None if schedule.closed else _plan_list(request, schedule, searches)
     per_head = _per_head(members_of(schedule))
-    listed = plan_listed(schedule, emitter, request.mask, gather, per_head=per_head)
+    listed = plan_listed(schedule, emitter, words, gather, per_head=per_head)
     tiles = _plan_tiles(request, schedule, searches)
     prepares = (part[1] for part in (bounds, tile_list, listed, tiles) if part)
     return WalkPlan(

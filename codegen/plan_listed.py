@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from dataclasses import replace
+from typing import TypeAlias
 
 from maskwright.codegen.algebra import linear
 from maskwright.codegen.algebra import to_node
@@ -18,6 +19,8 @@ from maskwright.codegen.schedule import Gather
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
 from maskwright.dsl import nodes as n
+
+Words: TypeAlias = tuple[tuple[str, str], ...]  # names and texts
 
 _CAUSAL = n.Compare("<=", n.Sym("k"), n.Sym("q"))
 
@@ -80,7 +83,7 @@ class ListedPlan:
     gather: GatherPlan | None
     per_head: bool
     phases: int
-    words: tuple[tuple[str, str], ...] = ()
+    words: Words = ()
     parts: int = 1
 
 
@@ -92,22 +95,25 @@ def members_of(schedule: Schedule) -> tuple[n.Member, ...]:
 
 def name_members(
     schedule: Schedule, emitter: Emitter, mask: n.Node, *, gathered: bool = False
-) -> None:
+) -> Words:
     """Memberships of the lists become tests of a bit; in Gluon the whole mask, if it has that form.
+
+    Returns the words that hold these bits, where they are read before the scores exist.
 
     Args:
         mask: of the tiles.
         gathered: the keys are those of a list, not of a tile.
     """
     if emitter.library == "gl" and not gathered:
-        for node, name, _ in _words(schedule, emitter, mask):
+        words = _words(schedule, emitter, mask)
+        for node, name, _ in words:
             emitter.names[node] = f"{emitter.helper('in_word')}({name}, lane[None, :])"
-        return
+        return tuple(x[1:] for x in words)
     if schedule.gather is not None:
         text = f"{emitter.helper('has_bit')}(bits_row, k)"
         emitter.names[schedule.gather.member] = text
     if schedule.diagonals is None:
-        return
+        return ()
     last = schedule.tile.block_n - 1
     if gathered or last >= WINDOW:
         text = f"{emitter.helper('has_bit')}(bits_row, q - k + diag_zero)"
@@ -116,6 +122,7 @@ def name_members(
         place = f"q - start_n + (diag_zero - {last})"
         text = f"{emitter.helper('on_diagonal')}(bits_row, {place}, {last} - lane[None, :])"
     emitter.names[schedule.diagonals.member] = text
+    return ()
 
 
 def _words(schedule: Schedule, emitter: Emitter, mask: n.Node) -> list[tuple[n.Node, str, str]]:
@@ -163,7 +170,7 @@ def _whole(node: n.Node, words: dict[n.Node, str], emitter: Emitter) -> str | No
 def plan_listed(
     schedule: Schedule,
     emitter: Emitter,
-    mask: n.Node,
+    words: Words,
     gather: GatherPlan | None,
     *,
     per_head: bool,
@@ -178,12 +185,8 @@ def plan_listed(
     diagonals = None if found is None else _row(found.member, found.shift, mine)
     phases = max(1, tile.block_n // tile.block_m)
     lines = tuple(mine.lines[PROGRAM])
-    words: tuple[tuple[str, str], ...] = ()
-    parts = 1
-    if emitter.library == "gl":
-        words = tuple(x[1:] for x in _words(schedule, emitter, mask))
-        if found is not None and all(x.met for x in schedule.partial):
-            parts = tile.block_m // ROWS
+    apart = emitter.library == "gl" and found is not None and all(x.met for x in schedule.partial)
+    parts = tile.block_m // ROWS if apart else 1
     made = ListedPlan(lines, columns, diagonals, gather, per_head, phases, words, parts)
     return made, mine.helpers
 

@@ -8,6 +8,7 @@ from maskwright.codegen.emit import PROGRAM
 from maskwright.codegen.emit import TILE
 from maskwright.codegen.emit import Emitter
 from maskwright.codegen.emit import safe_name
+from maskwright.codegen.gluon import WINDOW
 from maskwright.codegen.prove import Prover
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
@@ -18,7 +19,6 @@ from maskwright.codegen.tile import TileShape
 from maskwright.dsl import nodes as n
 from maskwright.dsl.text import to_text
 
-_WINDOW = 64  # bits that a row of a tile looks at
 _INDEX = n.Sym("query_index")
 _LOW, _HIGH = n.Sym("query_low"), n.Sym("query_high")
 
@@ -134,7 +134,7 @@ def _block_of(source: Source, tile: TileShape) -> str:
 def _on_diagonal(row: str, zero: str, shift: int, tile: TileShape, emitter: Emitter) -> str:
     del shift  # entries lose it when they are marked
     last = tile.block_n - 1
-    if last >= _WINDOW:
+    if last >= WINDOW:
         return f"{emitter.helper('has_bit')}({row}, q - k + {zero})"
     helper = emitter.helper("on_diagonal")
     if tile.transposed:

@@ -35,11 +35,6 @@ TOPK, PAGES = mw.table("topk", ndim=4), mw.table("pages", ndim=2)
 TOKEN = (k <= q) & ((q - k < 512) | (k // 64).isin(TOPK[b, kv_head, q]))
 
 
-@pytest.fixture(autouse=True)
-def _empty_triton_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-
-
 @pytest.mark.parametrize("name", MASKS)
 def test_a_kernel_of_every_kind(name):
     (report,) = cross_compile(MASKS[name], "sm_90")

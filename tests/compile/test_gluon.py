@@ -78,11 +78,6 @@ KEPT_IN_MEMORY = {
 LOADED_IN_LOOPS = {"document": 12, "d256": 2, "persistent_consumer_first": 1}
 
 
-@pytest.fixture(autouse=True)
-def _empty_triton_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_machine_code(name):
     mask, options = CASES[name]

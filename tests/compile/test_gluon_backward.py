@@ -28,11 +28,6 @@ CASES: dict[str, tuple[Any, dict[str, Any], tuple[int, int]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _empty_triton_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_machine_code(name):
     import triton

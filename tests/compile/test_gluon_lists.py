@@ -6,19 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from listed_masks import COLUMN
+from listed_masks import DIAGONAL
+from listed_masks import VERTICAL_SLASH
 
-import maskwright as mw
-from maskwright import b
-from maskwright import h
 from maskwright import k
 from maskwright import q
 from maskwright.codegen.gluon import listed_gluon
 from maskwright.dsl.evaluate import mask_node
 from maskwright.runtime.cross import build_gluon
 
-COLS, BANDS = mw.table("v_idx", ndim=3), mw.table("s_idx", ndim=3)
-COLUMN, DIAGONAL = k.isin(COLS[b, h]), (q - k).isin(BANDS[b, h])
-VERTICAL_SLASH = mw.patterns.vertical_slash()
 SEVERAL = replace(listed_gluon(128, 128), persistent=True)
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "lists": (VERTICAL_SLASH, {}),
@@ -34,11 +31,6 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 # read in a loop over tiles.
 KEPT_IN_MEMORY = {"lists": 8, "d192": 8, "d256": 56, "window": 56, "pairs": 56, "several": 24}
 LOADED_IN_LOOPS = {"d256": 2}  # Triton 3.9; none with 3.6
-
-
-@pytest.fixture(autouse=True)
-def _empty_triton_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,11 +11,6 @@ from maskwright.runtime.offline import resources
 KERNELS = ("lse_kernel", "sums_kernel")
 
 
-@pytest.fixture(autouse=True)
-def _empty_triton_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-
-
 FLOATS = dict.fromkeys(("lse", "columns", "diagonals"), "*fp32") | {"scale": "fp32"}
 LISTS = ("vertical", "slash", "tile_count", "tile_start", "column_count", "column_index")
 

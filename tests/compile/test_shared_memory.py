@@ -60,11 +60,6 @@ BACKWARD = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _empty_triton_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-
-
 def holds(found, allocated):
     """Exact where it says so; else a bound."""
     assert allocated == found.most if found.exact else allocated <= found.most

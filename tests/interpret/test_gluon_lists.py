@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import simulated_gluon
 import torch
+from listed_masks import BESIDE_STATIC
+from listed_masks import COLUMN
+from listed_masks import DIAGONAL
+from listed_masks import VERTICAL_SLASH
 
 import maskwright as mw
-from maskwright import b
-from maskwright import h
 from maskwright import k
-from maskwright import kv_head
 from maskwright import q
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon_plan import gluon_request
@@ -34,9 +35,6 @@ from maskwright.runtime.check import dense_attention
 from maskwright.runtime.interpret import interpreter
 
 BATCH, HEADS, KV_HEADS = 1, 2, 1
-COLS, BANDS = mw.table("v_idx", ndim=3), mw.table("s_idx", ndim=3)
-COLUMN, DIAGONAL = k.isin(COLS[b, h]), (q - k).isin(BANDS[b, h])
-VERTICAL_SLASH = mw.patterns.vertical_slash()
 FIRST: dict[str, Any] = {"first": "producer", "registers": 216}
 SMALL = GluonConfig(block_n=32, stages=2, **FIRST)
 CONFIGS = {
@@ -149,22 +147,7 @@ def test_lists_of_every_kind(entries, config):
             assert report.ok, f"{columns} {diagonals} {report}"
 
 
-@pytest.mark.parametrize(
-    "mask",
-    [
-        (k <= q) & COLUMN,
-        (k <= q) & DIAGONAL,
-        COLUMN | DIAGONAL,
-        (k <= q) & (COLUMN | DIAGONAL | (q - k < 20) | (k < 5)),
-        (k <= q) & ((COLUMN & (q - k < 50)) | (DIAGONAL & (k > 20)) | (q - k < 3)),
-        (k <= q) & COLUMN & DIAGONAL,
-        (k <= q) & (COLUMN | (q - k + 3).isin(BANDS[b, h])),
-        (k <= q) & (k.isin(COLS[b, kv_head]) | (q - k).isin(BANDS[b, 0])),
-        mw.by_head([0, 1], [(k <= q) & (COLUMN | DIAGONAL), (k <= q) & (q - k < 30)]),
-        (k <= q) & ((q // 40 == k // 40) | COLUMN | DIAGONAL),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("mask", BESIDE_STATIC, ids=str)
 def test_beside_static_masks(mask):
     entries = {"v_idx": drawn(3, 60, 240), "s_idx": drawn(4, 9, 240)}
     named = {x: y for x, y in entries.items() if f'"{x}"' in str(mask)}

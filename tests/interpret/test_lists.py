@@ -7,12 +7,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from listed_masks import BESIDE_STATIC
+from listed_masks import COLS
+from listed_masks import COLUMN
+from listed_masks import DIAGONAL
+from listed_masks import VERTICAL_SLASH
 
 import maskwright as mw
 from maskwright import b
 from maskwright import h
 from maskwright import k
-from maskwright import kv_head
 from maskwright import q
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.listed import schedule_of
@@ -21,9 +25,6 @@ from maskwright.codegen.listed_walk import prepared_bytes
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
 
-COLS, BANDS = mw.table("v_idx", ndim=3), mw.table("s_idx", ndim=3)
-COLUMN, DIAGONAL = k.isin(COLS[b, h]), (q - k).isin(BANDS[b, h])
-VERTICAL_SLASH = mw.patterns.vertical_slash()
 SMALL = KernelConfig(32, 16, 4, 1)
 
 
@@ -98,22 +99,7 @@ def test_lists_of_every_kind(entries, other):
     agrees(VERTICAL_SLASH, 70, 90, v_idx=rows(*other), s_idx=rows(*entries))
 
 
-@pytest.mark.parametrize(
-    "mask",
-    [
-        (k <= q) & COLUMN,
-        (k <= q) & DIAGONAL,
-        COLUMN | DIAGONAL,
-        (k <= q) & (COLUMN | DIAGONAL | (q - k < 20) | (k < 5)),
-        (k <= q) & ((COLUMN & (q - k < 50)) | (DIAGONAL & (k > 20)) | (q - k < 3)),
-        (k <= q) & COLUMN & DIAGONAL,
-        (k <= q) & (COLUMN | (q - k + 3).isin(BANDS[b, h])),
-        (k <= q) & (k.isin(COLS[b, kv_head]) | (q - k).isin(BANDS[b, 0])),
-        mw.by_head([0, 1], [(k <= q) & (COLUMN | DIAGONAL), (k <= q) & (q - k < 30)]),
-        (k <= q) & ((q // 40 == k // 40) | COLUMN | DIAGONAL),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("mask", BESIDE_STATIC, ids=str)
 def test_beside_static_masks(mask):
     entries = {"v_idx": drawn(3, 25, 140), "s_idx": drawn(4, 9, 140)}
     named = {x: y for x, y in entries.items() if f'"{x}"' in str(mask)}
