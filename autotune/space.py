@@ -246,6 +246,7 @@ GLUON = Space(
         Knob("bulk_store", (False, True), "results through shared memory and the copy engine"),
         Knob("persistent", (False, True), "ends of programs overlap; a second tile of queries"),
         Knob("programs", (0, 64, 128), "of a persistent grid; 0 is one a multiprocessor"),
+        Knob("counter", (False, True), "even shares where lengths differ; one number to clear"),
         Knob("pingpong", (False, True), "consumers take turns at the matrix units"),
         Knob("query_registers", (False, True), "less is read from shared memory; registers"),
     ),

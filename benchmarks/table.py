@@ -18,6 +18,7 @@ TITLES = {
     "sdpa_cudnn": "cuDNN",
     "sdpa_flash": "FA2",
     "fa3": "FA3",
+    "fa4": "FA4",
     "minference": "MInference (anew)",
     "maskwright_attention": "mw.attention",
     "sdpa": "SDPA",

@@ -83,6 +83,8 @@ class GluonConfig(GluonTemplate):
         persistent: as many programs as fit the GPU compute all tiles of queries in turn, so that
             the end of one overlaps with the first copies of the next.
         programs: of a persistent grid; 0 is one for each multiprocessor.
+        counter: programs of a persistent grid fetch their next tile of queries from a counter in
+            memory when they are done with one, instead of sharing all out in advance.
         pingpong: consumers issue their products one after the other, not at the same time.
         query_registers: full tiles are multiplied by queries in registers, not in shared memory.
     """
@@ -95,6 +97,7 @@ class GluonConfig(GluonTemplate):
     bulk_store: bool = False
     persistent: bool = False
     programs: int = 0
+    counter: bool = False
     pingpong: bool = False
     query_registers: bool = False
 
@@ -113,6 +116,8 @@ class GluonConfig(GluonTemplate):
             raise LoweringError("first is producer or consumer", expression=self)
         if self.programs < 0 or (self.programs and not self.persistent):
             raise LoweringError("programs are those of a persistent grid", expression=self)
+        if self.counter and not self.persistent:
+            raise LoweringError("a counter is for a persistent grid", expression=self)
         if self.first_turn + self.consumers * self.pingpong > NAMES.stop:
             raise LoweringError(f"more than {len(NAMES)} named barriers", expression=self)
 
@@ -192,7 +197,10 @@ def listed_gluon(head_dim: int, value_dim: int) -> GluonConfig:
         made = replace(made, block_n=32, registers=224)
     elif head > 128:
         made = replace(made, stages=2)
-    return replace(made, bulk_store=head == value)
+    made = replace(made, bulk_store=head == value, persistent=True, counter=True)
+    if made.query_slots(head_dim, value_dim) == 2:
+        return made
+    return replace(made, persistent=False, counter=False)
 
 
 def unfit_lists(config: GluonConfig, *, gathers: bool) -> str:
@@ -209,17 +217,24 @@ def unfit_lists(config: GluonConfig, *, gathers: bool) -> str:
 
 
 def default_gluon(
-    head_dim: int, value_dim: int, *, granule: int | None = None, uneven: bool = True
+    head_dim: int,
+    value_dim: int,
+    *,
+    granule: int | None = None,
+    uneven: bool = True,
+    tables: bool = False,
 ) -> GluonConfig:
     """The fastest of what docs/hopper-log.md has measured, as far as it compiles without spills.
 
     Args:
         granule: key tiles should divide this (the period or block of a strided mask).
         uneven: there is a mask; without one all tiles of queries take equally long.
+        tables: the mask reads tables, so nobody knows in advance how long a tile of queries takes.
     """
     width = max(padded(head_dim), padded(value_dim))
     block_n = dividing(128 if width <= 128 else 64, granule)
     made = GluonConfig(block_n=block_n, stages=3 if width <= 64 else 2, first="producer")
     head, value = made.pads(head_dim, value_dim)
     held = not uneven and width <= 128
-    return replace(made, bulk_store=head == value, persistent=uneven, query_registers=held)
+    made = replace(made, bulk_store=head == value, persistent=uneven, query_registers=held)
+    return replace(made, counter=uneven and tables)

@@ -46,10 +46,7 @@ def gluon_request(
     config: GluonConfig | None = None,
 ) -> tuple[Request, str]:
     """(request, why the template cannot serve it: empty if it can)."""
-    uneven = mask is not n.Const(value=True)
-    chosen = config or default_gluon(head_dim, value_dim, granule=granule(mask), uneven=uneven)
-    if config is None and follows_lists(mask):
-        chosen = listed_gluon(head_dim, value_dim)
+    chosen = config or _default(mask, head_dim, value_dim)
     request = Request(mask, score, dtype, head_dim, value_dim, inside, has_sinks, chosen)
     reason = _unfit_sizes(request, chosen)
     if reason:
@@ -58,6 +55,14 @@ def gluon_request(
         chosen = replace(chosen, block_n=LARGEST_FOR_PAIRS, stages=3)
         request = replace(request, config=chosen)
     return request, _unfit_mask(request, chosen)
+
+
+def _default(mask: n.Node, head_dim: int, value_dim: int) -> GluonConfig:
+    if follows_lists(mask):
+        return listed_gluon(head_dim, value_dim)
+    uneven, tables = mask is not n.Const(value=True), bool(n.tables(mask))
+    found = granule(mask)
+    return default_gluon(head_dim, value_dim, granule=found, uneven=uneven, tables=tables)
 
 
 @lru_cache(maxsize=1024)
@@ -105,12 +110,21 @@ def _unfit_mask(request: Request, config: GluonConfig) -> str:
         return "runtime lists that select tiles are followed by the Triton kernel only"
     if schedule.listed:
         reason = unfit_lists(config, gathers=schedule.gather is not None)
+        reason = reason or _unfit_positions(request, config)
         if reason:
             return reason
     plan = plan_forward(request)
     if plan.tile_list is not None and config.consumers == 3:
         return "a list of tiles needs a power of two of queries a tile: two consumers"
     return _searches_pairs(plan) if config.block_n > LARGEST_FOR_PAIRS else ""
+
+
+def _unfit_positions(request: Request, config: GluonConfig) -> str:
+    """The numbers of listed columns lie beside the rings, for each consumer its own."""
+    found = config.shared_bytes(request.head_dim, request.value_dim)
+    found += 4 * config.stages * config.consumers * config.block_n
+    limit = SHARED_KIB[90] * 1024
+    return f"rings and positions need {found >> 10} of {limit >> 10} KiB" if found > limit else ""
 
 
 def _searches_pairs(plan: WalkPlan) -> str:

@@ -1,8 +1,9 @@
 """The hot path: a call like an earlier one goes to its compiled kernels with one look-up.
 
 It serves eager calls whose kernels need nothing but the tensors and params: no tables, no sinks,
-no work before the kernel. Everything else takes the checked way of ``Attention``. What makes two
-calls alike is in the key; what the key does not hold is asked in ``Hot.find``.
+no work before the kernel, not even a counter to clear. Everything else takes the checked way of
+``Attention``. What makes two calls alike is in the key; what the key does not hold is asked in
+``Hot.find``.
 """
 
 from __future__ import annotations
@@ -192,7 +193,9 @@ class Hot:
 
     def remember(self, call: Call, given: Tensors, kernel: Kernel, options: Any) -> None:
         """Keep the launch of a call that has just been made, if it is simple enough."""
-        if self._simple(call, given) and not kernel.prepares and _plain(given) and call.scale >= 0:
+        if kernel.prepares or kernel.counts:
+            return
+        if self._simple(call, given) and _plain(given) and call.scale >= 0:
             self._keep(self.forward, (_kind(given), options), partial(Launch, kernel, call))
 
     def find_backward(

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.pipeline import Compiled
 from maskwright.codegen.plan import WalkPlan
 from maskwright.runtime.interpret import interpreter
@@ -32,12 +33,14 @@ class Kernel:
     handle: Any = None
     names: tuple[tuple[str, str], ...] = field(init=False)
     prepares: bool = field(init=False)
+    counts: bool = field(init=False)  # needs a number in memory that starts at 0
 
     def __post_init__(self) -> None:
         plan = self.compiled.plan
         self.names = tuple((x.name, x.text) for x in plan.bindings)
         lists = any(x.sorted_list for x in plan.bindings)
         self.prepares = lists or plan.bounds is not None or plan.tile_list is not None
+        self.counts = isinstance(plan.request.config, GluonConfig) and plan.request.config.counter
 
     def launch(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Pair:
         """(out, lse) of one call."""

@@ -47,6 +47,13 @@ CONFIGS = {
     "several": GluonConfig(block_n=128, persistent=True, programs=3, **FASTEST),
     "several_one_program": GluonConfig(block_n=64, stages=1, persistent=True, programs=1),
     "several_plain": GluonConfig(block_n=64, stages=3, persistent=True, programs=5),
+    "counted": GluonConfig(block_n=128, persistent=True, programs=3, counter=True, **FASTEST),
+    "counted_one_stage": GluonConfig(
+        block_n=64, stages=1, persistent=True, programs=5, counter=True
+    ),
+    "counted_three": GluonConfig(
+        block_n=64, consumers=3, persistent=True, programs=2, counter=True, **FASTEST
+    ),
     "several_pingpong": GluonConfig(
         block_n=128, persistent=True, programs=2, pingpong=True, **FASTEST
     ),
@@ -60,6 +67,15 @@ COLUMNS = (
     GluonConfig(block_n=32, stages=2, **GATHERING),
     GluonConfig(block_n=64, stages=3, persistent=True, programs=5, bulk_store=True, **GATHERING),
     GluonConfig(block_n=64, consumers=3, stages=4, first="producer", registers=152),
+    GluonConfig(
+        block_n=64,
+        stages=3,
+        persistent=True,
+        programs=5,
+        counter=True,
+        bulk_store=True,
+        **GATHERING,
+    ),
 )
 DTYPES = ("bfloat16", "float16")
 EMPTY = torch.empty
@@ -106,7 +122,7 @@ def several_others() -> Iterator[tuple[Any, dict[str, Any]]]:
     for sizes, bulk_store in itertools.product(((256, 256), (192, 128), (64, 64)), (False, True)):
         if bulk_store and sizes[0] != sizes[1]:
             continue
-        config = replace(SEVERAL, bulk_store=bulk_store)
+        config = replace(SEVERAL, bulk_store=bulk_store, counter=bulk_store)
         for (q_len, kv_len), mask in itertools.product([*SIZES, *LONGER], (k <= q, k < 0, None)):
             lengths = {"q_len": q_len, "kv_len": kv_len, "config": config}
             yield mask, lengths | {"head_dim": sizes[0], "value_dim": sizes[1]}

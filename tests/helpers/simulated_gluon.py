@@ -92,6 +92,12 @@ def store(pointer, value, mask=None):
     flat[place[inside]] = value[inside]
 
 
+def atomic_add(pointer, value, **_):  # programs run one after the other
+    found = load(pointer)
+    store(pointer, found + value)
+    return found
+
+
 # -- barriers and copies --------------------------------------------------------------------------
 class Barrier:
     """A barrier of phases: arrivals and bytes that are still missing."""
@@ -306,7 +312,7 @@ LIBRARY = SimpleNamespace(
     minimum=pair(torch.minimum),
     where=where,
     load=load,
-    store=store,
+    **{"store": store, "atomic_add": atomic_add},
     split=lambda x: (x[..., 0], x[..., 1]),
     join=lambda low, high: torch.stack((low, high), -1),
     allocate_shared_memory=allocate,

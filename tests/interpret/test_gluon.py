@@ -46,6 +46,10 @@ PERSISTENT = [
         {"programs": 5, "stages": 3, "pingpong": True},
         {"programs": 3, "stages": 2, "consumers": 3, "bulk_store": True, "pingpong": True},
         {"programs": 1000, "stages": 2, "bulk_store": True},
+        {"programs": 1, "stages": 1, "counter": True},
+        {"programs": 3, "stages": 2, "counter": True, "bulk_store": True},
+        {"programs": 5, "stages": 3, "counter": True, "bulk_store": True, "first": "producer"},
+        {"programs": 3, "stages": 2, "counter": True, "consumers": 3, "pingpong": True},
     )
 ]
 PINGPONG = [
