@@ -20,6 +20,7 @@ MODULES = {
     "training": "benchmarks.train",
     "lists": "benchmarks.lists",
     "head_mix": "benchmarks.head_mix",
+    "nsa": "benchmarks.nsa",
     "select_cost": "benchmarks.select_cost",
     "host_cost": "benchmarks.host_cost",
     "recompiles": "benchmarks.recompiles",

@@ -91,6 +91,35 @@ def head_mix_table(result: Result) -> Table:
     return Table("Streaming and causal heads in one launch", header, rows, notes)
 
 
+def nsa_table(result: Result) -> Table:
+    """One row a length, group and kind of lists."""
+    cases: list[Entry] = result["cases"]
+    rows = [_nsa_row(case) for case in cases]
+    header = ["S", "group", "lists", "maskwright", "lists kept", "FA3, dense causal"]
+    header += ["faster", "pairs, dense / listed", "of that"]
+    notes = [
+        "TFLOP/s on attended pairs (ms of a call, median of rounds in turn).",
+        "lists: of each token, or shared by runs of 64. of that: how much of the ratio of pairs is kept.",
+        *(spread(cases) + reasons(cases) + origin(result)),
+    ]
+    return Table("Blocks chosen by every token", header, rows, notes)
+
+
+def _nsa_row(case: Entry) -> list[str]:
+    found, failed = case["contestants"], case.get("failed")
+    names = ("maskwright", "maskwright_prepared", "fa3")
+    ours, dense = (found.get(x, {}).get("ms") for x in ("maskwright", "fa3"))
+    ratio = dense / ours if ours and dense else None
+    pairs = case.get("pairs_ratio")
+    return [
+        *(str(case["shape"]["seq"]), str(case["group"]), case["lists"]),
+        *(cell(found.get(name), failed) for name in names),
+        times(ratio),
+        NONE if pairs is None else f"{pairs:.1f}",
+        NONE if ratio is None or pairs is None else f"{ratio / pairs:.2f}",
+    ]
+
+
 def select_table(result: Result) -> Table:
     """One row a length, one column a selector."""
     cases: list[Entry] = result["cases"]

@@ -24,6 +24,8 @@ class KernelConfig:
         num_warps: warps of a program.
         num_stages: depth of the load pipeline.
         loads: ``pointer``, or ``descriptor`` for the bulk copy engine (sm_90 and up).
+        heads: query heads of one KV head in a tile, for masks that no query head differs in; keys are
+            then read once for all of them. Forward, pointer loads; it must divide the group.
     """
 
     block_m: int = 128
@@ -31,16 +33,24 @@ class KernelConfig:
     num_warps: int = 8
     num_stages: int = 3
     loads: Loads = "pointer"
+    heads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("block_m", "block_n", "num_warps"):
+        for name in ("block_m", "block_n", "num_warps", "heads"):
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
                 raise LoweringError(f"{name} must be a power of two, not {value}")
-        if self.block_m < 16 or self.block_n < 16:
+        if self.rows < 16 or self.block_n < 16:
             raise LoweringError("tiles have at least 16 queries and 16 keys", expression=self)
+        if self.heads > 1 and self.loads != "pointer":
+            raise LoweringError("several heads in a tile take pointer loads", expression=self)
         if self.num_stages < 1 or self.loads not in ("pointer", "descriptor"):
             raise LoweringError("num_stages >= 1, loads is pointer or descriptor", expression=self)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a tile: its queries, for each of its heads."""
+        return self.block_m * self.heads
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

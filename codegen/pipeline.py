@@ -27,6 +27,7 @@ from maskwright.codegen.plan_backward import plan_backward
 from maskwright.codegen.render import render_backward
 from maskwright.codegen.render import render_forward
 from maskwright.codegen.schedule import Schedule
+from maskwright.codegen.sources import sources_of
 from maskwright.codegen.tile import TileShape
 from maskwright.dsl import nodes as n
 from maskwright.dsl.text import to_text
@@ -90,17 +91,29 @@ def _dump(
             print(f"--- maskwright {stage} ---\n{text()}", file=sys.stderr)
 
 
+# Rows of a tile for lists of few queries.
+TOGETHER = 64
+
+
 def choose_config(
     mask: n.Node,
     *,
+    score: n.Node | None = None,
     arch: str,
     dtype: str,
     head_dim: int,
     value_dim: int,
     q_len: int | None = None,
     aligned: bool = True,
+    group: int = 1,
 ) -> KernelConfig:
-    """The heuristic's configuration for a mask: tiles that fit the mask's own blocks."""
+    """The heuristic's configuration for a mask: tiles that fit the mask's own blocks.
+
+    Args:
+        group: query heads of a KV head.
+    """
+    if group % 2 == 0 and lists_of_few_queries(mask) and not _differ_by_head(mask, score):
+        return for_few_queries(group, max(head_dim, value_dim))
     config = default_config(
         arch=arch,
         dtype=dtype,
@@ -113,6 +126,24 @@ def choose_config(
     listed = schedule_of(mask, TileShape(config.block_m, config.block_n)).listed
     # Addresses of gathered keys, and bits, take registers: four warps of 128 queries spill (ptxas 12.8).
     return replace(config, num_warps=8, num_stages=3) if listed and _wide(config) else config
+
+
+def for_few_queries(group: int, width: int) -> KernelConfig:
+    """Tiles of few queries of many heads: what each of them lists is read once for all its heads."""
+    heads = min(group & -group, 16)  # the largest power of two in it
+    return KernelConfig(
+        max(TOGETHER // heads, 1), 64 if width <= 128 else 32, 4, 2, "pointer", heads
+    )
+
+
+def lists_of_few_queries(mask: n.Node) -> bool:
+    """Runtime lists of blocks that every few queries have anew."""
+    found = sources_of(mask)
+    return found is not None and any(0 < x.rows < 16 for x in found[0])
+
+
+def _differ_by_head(mask: n.Node, score: n.Node | None) -> bool:
+    return any("h" in n.symbols(x) for x in (mask, score) if x is not None)
 
 
 def _wide(config: KernelConfig) -> bool:

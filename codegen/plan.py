@@ -49,6 +49,7 @@ from maskwright.codegen.tile import Q_FIRST
 from maskwright.codegen.tile import Q_LAST
 from maskwright.codegen.tile import TileShape
 from maskwright.dsl import nodes as n
+from maskwright.dsl.errors import LoweringError
 from maskwright.dsl.text import to_text
 
 
@@ -90,7 +91,7 @@ class Request:
         """Columns of a query or key tile, and of a value tile."""
         if isinstance(self.config, GluonTemplate):
             return self.config.pads(self.head_dim, self.value_dim)
-        return padded_heads(self.head_dim, self.value_dim, self.dtype, self.config.block_m)
+        return padded_heads(self.head_dim, self.value_dim, self.dtype, self.config.rows)
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,27 @@ class WalkPlan:
 
 
 def plan_forward(request: Request) -> WalkPlan:
-    """Decide the forward kernel for a request."""
-    return plan_walk(request, request.tile)
+    """Decide the forward kernel for a request.
+
+    Raises:
+        LoweringError: several heads in a tile, and the mask or the score differs between them.
+    """
+    plan = plan_walk(request, request.tile)
+    config = request.config
+    if isinstance(config, KernelConfig) and config.heads > 1:
+        _check_heads(plan)
+    return plan
+
+
+def _check_heads(plan: WalkPlan) -> None:
+    request = plan.request
+    nodes = (request.mask,) if request.score is None else (request.mask, request.score)
+    if any("h" in n.symbols(x) for x in nodes) or plan.listed is not None:
+        raise LoweringError(
+            "the heads of a tile need the same mask and score, and no columns to gather",
+            expression=request.config,
+            fix="heads=1, or lists by kv_head instead of h",
+        )
 
 
 def plan_walk(

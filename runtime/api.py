@@ -314,7 +314,12 @@ class Attention:
             self.configs.forward
             or tuned.forward_config(self, tensors, s, inside=call.inside)
             or _config(
-                self.mask, arch, dtype, s.head_dim, s.value_dim, _bucket(s.q_len), bulk, interpreted
+                (self.mask, self.score),
+                arch,
+                dtype,
+                (s.head_dim, s.value_dim, _bucket(s.q_len), s.heads // s.kv_heads),
+                aligned=bulk,
+                interpreted=interpreted,
             )
         )
         if config.loads == "descriptor" and not aligned:
@@ -331,28 +336,31 @@ class Attention:
 
 @lru_cache(maxsize=1024)
 def _config(
-    mask: n.Node,
+    nodes: tuple[n.Node, n.Node | None],
     arch: str,
     dtype: str,
-    head_dim: int,
-    value_dim: int,
-    q_len: int,
+    sizes: tuple[int, int, int, int],
+    *,
     aligned: bool,
     interpreted: bool,
 ) -> KernelConfig:
+    head_dim, value_dim, q_len, group = sizes
     config = choose_config(
-        mask,
+        nodes[0],
+        score=nodes[1],
         arch=arch,
         dtype=dtype,
         head_dim=head_dim,
         value_dim=value_dim,
         q_len=q_len,
         aligned=aligned,
+        group=group,
     )
     if not interpreted:
         return config
     # The interpreter pays per step, not per element; small tiles show every kind of tile.
-    return KernelConfig(min(config.block_m, 32), min(config.block_n, 32), 4, 1)
+    tile = min(config.block_m, 32), min(config.block_n, 32)
+    return KernelConfig(*tile, 4, 1, heads=config.heads)
 
 
 def _bucket(q_len: int) -> int:

@@ -279,8 +279,6 @@ def where(c, a, b):
 
 
 class SharedLayout:
-    """A layout of shared memory."""
-
     def __init__(self, **_):
         pass
 
@@ -312,7 +310,8 @@ LIBRARY = SimpleNamespace(
     minimum=pair(torch.minimum),
     where=where,
     load=load,
-    **{"store": store, "atomic_add": atomic_add},
+    store=store,
+    atomic_add=atomic_add,
     split=lambda x: (x[..., 0], x[..., 1]),
     join=lambda low, high: torch.stack((low, high), -1),
     allocate_shared_memory=allocate,

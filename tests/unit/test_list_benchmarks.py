@@ -17,6 +17,7 @@ from benchmarks import launch_order  # noqa: E402
 from benchmarks import list_cases  # noqa: E402
 from benchmarks import lists  # noqa: E402
 from benchmarks import lists_case  # noqa: E402
+from benchmarks import nsa  # noqa: E402
 from benchmarks import report  # noqa: E402
 from benchmarks import select_cost  # noqa: E402
 from benchmarks.list_cases import Row  # noqa: E402
@@ -209,6 +210,25 @@ def test_the_mix_on_a_cpu(tmp_path, monkeypatch):
         case["contestants"]["causal"]["ms"] * ratio, rel=1e-3
     )
     assert report.table_of(result).rows[0][0] == "600"
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_blocks_of_every_token_on_a_cpu(tmp_path, monkeypatch, group):
+    monkeypatch.setattr(correct, "SAMPLES", 4)
+    out = tmp_path / "nsa.json"
+    options = ["--device=cpu", "--dtype=float32", "--kv-heads=2", "--head-dim=16", "--rounds=2"]
+    options += [f"--groups={group}", "--seqs=1100", "--target-ms=1", "--quiet", f"--out={out}"]
+    assert nsa.main(options) == 0
+    result = json.loads(out.read_text())
+    assert [x["lists"] for x in result["cases"]] == ["runs", "tokens"]
+    for case in result["cases"]:
+        drawn = nsa.draw(1100, 2, nsa.RUNS[case["lists"]], "cpu")
+        topk = {"topk": drawn.numpy()}
+        kept = mw.to_dense(mw.parse(case["mask"]), 1100, heads=2 * group, kv_heads=2, **topk)
+        found = case["contestants"]["maskwright"]
+        assert (found["status"], found["pairs"]) == ("ok", kept.sum())
+        assert case["pairs_ratio"] == 2 * group * 1100 * 1101 // 2 / kept.sum()
+    assert report.table_of(result).rows[0][:3] == ["1100", str(group), "runs"]
 
 
 def test_the_cost_of_selection(tmp_path):
