@@ -13,6 +13,8 @@ from maskwright.autotune.entry import Entry
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.configs import AnyConfig
 from maskwright.codegen.gluon import GluonTemplate
+from maskwright.dsl.errors import TuningError
+from maskwright.patterns.catalog import CatalogEntry
 from maskwright.runtime import cli_render as render
 from maskwright.runtime import settings
 
@@ -68,6 +70,8 @@ def tune_catalog(args: Namespace) -> int:
     from maskwright.autotune import farm
 
     run = catalog_run.CatalogRun.of(args)
+    if args.untuned:
+        return _untuned(args, run.masks())
     if args.gpus:
         results = farm.tune_on(run, args.gpus, quiet=args.json)
     else:
@@ -78,6 +82,23 @@ def tune_catalog(args: Namespace) -> int:
         names = ("name", "q_len", "ms", "ratio", "reason", "failed")
         render.print_table(names, [[x.get(name, "") for name in names] for x in results])
     return FAILED if any("failed" in x or x.get("wrong") for x in results) else 0
+
+
+def _untuned(args: Namespace, masks: list[CatalogEntry]) -> int:
+    """``maskwright tune --catalog --untuned --arch ARCH -o DIR``: both ops, heads of 64 and 128."""
+    from maskwright.autotune import untuned
+
+    if not args.arch or not args.output:
+        raise TuningError("--untuned takes --arch and -o", fix="--arch sm_89 -o configs/untuned")
+    found = untuned.write(args.arch, masks, Path(args.output), render.note)
+    if args.json:
+        render.print_json([entry.to_dict() for entry in found])
+        return 0
+    names = ("gpu", "op", "head_dim", "mask", "configuration", "of the model")
+    rows = [(x.key.hardware.arch, x.key.problem, x.config, x.cost_rank) for x in found]
+    table = [[arch, p.op, p.head_dim, p.slug, config_text(c), n] for arch, p, c, n in rows]
+    render.print_table(names, table)
+    return 0
 
 
 def replay(args: Namespace) -> int:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 from typing import Literal
 from typing import TypeAlias
+from typing import get_args
 
 from maskwright.autotune.key import Key
 from maskwright.autotune.record import RecordError
@@ -30,6 +31,7 @@ RUNNERS_UP = 4
 
 # From the least to the most trusted: a cost model's choice, a search that was cut short, a search.
 Kind: TypeAlias = Literal["model", "partial", "measured"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # (op, template) -> type of its configurations.
 CONFIGS: dict[tuple[str, str], type[Any]] = {

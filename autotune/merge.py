@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskwright.autotune import store
+from maskwright.autotune.entry import KINDS
 from maskwright.autotune.entry import Entry
 from maskwright.autotune.key import Key
+from maskwright.autotune.lookup import whatever_software
 from maskwright.autotune.record import RecordError
 from maskwright.dsl.errors import TuningError
-
-_TRUST = {"model": 0, "partial": 1, "measured": 2}
 
 
 def merge(entries: Iterable[Entry]) -> list[Entry]:
@@ -34,8 +34,8 @@ def best(entries: Sequence[Entry]) -> Entry:
     one kind the lowest ratio to the default wins, but only beyond both spreads; else the older
     entry stays, so that noise does not move shipped files.
     """
-    trust = max(_TRUST[x.provenance.kind] for x in entries)
-    equal = [x for x in entries if _TRUST[x.provenance.kind] == trust]
+    trust = max(KINDS.index(x.provenance.kind) for x in entries)
+    equal = [x for x in entries if KINDS.index(x.provenance.kind) == trust]
     fastest = min(equal, key=lambda x: (x.result.ratio, *_age(x)))
     return min((x for x in equal if _tied(x, fastest)), key=_age)
 
@@ -75,13 +75,17 @@ def collect(paths: Sequence[Path]) -> list[Entry]:
 def write(entries: Sequence[Entry], output: Path) -> list[Path]:
     """One bundle if ``output`` ends in ``.json``, else a directory laid out as the shipped one.
 
+    Look-ups of what is shipped do not ask for the software, so such a directory holds one entry for
+    all versions: the one that they would take.
+
     Raises:
         TuningError: it cannot be written.
     """
     groups: dict[Path, list[Entry]] = {}
-    for entry in entries:
+    bundle = output.suffix == ".json"
+    for entry in entries if bundle else whatever_software(entries).values():
         groups.setdefault(_file(entry, output), []).append(entry)
-    if output.suffix == ".json":
+    if bundle:
         groups.setdefault(output, [])
     try:
         for path, group in groups.items():
