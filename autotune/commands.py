@@ -141,8 +141,9 @@ def _options(args: Namespace) -> Any:
 def merge(args: Namespace) -> int:
     """``maskwright tune merge A B -o C``."""
     given = merging.collect([Path(path) for path in args.inputs])
-    merged = merging.merge(given)
-    written = merging.write(merged, Path(args.output))
+    output = Path(args.output)
+    merged = merging.fitting(merging.merge(given), output)
+    written = merging.write(merged, output)
     if args.json:
         counts = {"given": len(given), "merged": len(merged)}
         render.print_json(counts | {"files": [str(path) for path in written]})

@@ -27,6 +27,15 @@ def merge(entries: Iterable[Entry]) -> list[Entry]:
     return [best(group) for _, group in sorted(found.items(), key=lambda item: item[0].canonical)]
 
 
+def fitting(entries: Sequence[Entry], output: Path) -> list[Entry]:
+    """Those that belong into an output: all of them, or one for all versions of the software.
+
+    Look-ups of what is shipped do not ask for the software, so a directory laid out for that holds
+    the entry that they would take.
+    """
+    return list(entries) if _is_bundle(output) else [*whatever_software(entries).values()]
+
+
 def best(entries: Sequence[Entry]) -> Entry:
     """Of entries for one key.
 
@@ -75,17 +84,13 @@ def collect(paths: Sequence[Path]) -> list[Entry]:
 def write(entries: Sequence[Entry], output: Path) -> list[Path]:
     """One bundle if ``output`` ends in ``.json``, else a directory laid out as the shipped one.
 
-    Look-ups of what is shipped do not ask for the software, so such a directory holds one entry for
-    all versions: the one that they would take.
-
     Raises:
         TuningError: it cannot be written.
     """
     groups: dict[Path, list[Entry]] = {}
-    bundle = output.suffix == ".json"
-    for entry in entries if bundle else whatever_software(entries).values():
+    for entry in entries:
         groups.setdefault(_file(entry, output), []).append(entry)
-    if bundle:
+    if _is_bundle(output):
         groups.setdefault(output, [])
     try:
         for path, group in groups.items():
@@ -96,8 +101,12 @@ def write(entries: Sequence[Entry], output: Path) -> list[Path]:
     return sorted(groups)
 
 
+def _is_bundle(output: Path) -> bool:
+    return output.suffix == ".json"
+
+
 def _file(entry: Entry, output: Path) -> Path:
-    if output.suffix == ".json":
+    if _is_bundle(output):
         return output
     p = entry.key.problem
     sizes = f"d{p.head_dim}" if p.head_dim == p.value_dim else f"d{p.head_dim}_{p.value_dim}"
