@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
 
 from maskwright.autotune import merge as merging
@@ -17,6 +18,9 @@ from maskwright.dsl.errors import TuningError
 from maskwright.patterns.catalog import CatalogEntry
 from maskwright.runtime import cli_render as render
 from maskwright.runtime import settings
+
+if TYPE_CHECKING:
+    from maskwright.autotune.table import Table
 
 FAILED = 1
 COLUMNS = ("mask", "kernel", "sizes (log2)", "gpu", "configuration", "ms", "of default", "kind")
@@ -107,6 +111,8 @@ def replay(args: Namespace) -> int:
     from maskwright.autotune.table import Table
 
     paths = [file for x in args.inputs for file in _tables(Path(x))]
+    if args.transfer:
+        return _transfer(args, {str(path): Table.read(path) for path in paths})
     results = []
     with render.progress(len(paths), quiet=args.json) as steps:
         for path in paths:
@@ -120,6 +126,21 @@ def replay(args: Namespace) -> int:
     else:
         for result in results:
             render.print_pairs(result)
+    return 0
+
+
+def _transfer(args: Namespace, tables: dict[str, Table]) -> int:
+    """``maskwright tune replay --transfer TABLE TABLE ...``."""
+    from maskwright.autotune import transfer
+
+    found = transfer.transfers(tables)
+    if args.json:
+        told = {**transfer.summary(found), "transfers": [x.to_dict() for x in found]}
+        render.print_json(told)
+        return 0
+    names = ("source", "target", "common", "loss", "default")
+    render.print_table(names, [[getattr(x, name) for name in names] for x in found])
+    render.print_pairs(transfer.summary(found))
     return 0
 
 

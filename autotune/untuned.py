@@ -251,7 +251,7 @@ def _entry(case: Case, job: Job | None, config: AnyConfig, model: list[Any], mas
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     space = Flat(case.op, "triton").digest
     source = Provenance("model", date, "", "", torch.__version__, version(), 0.0, masks, space)
-    checks = Checks(0.0, 0.0, (f"{masks} masks compiled for {case.gpu.arch} without spills",))
+    checks = Checks(0.0, 0.0, (f"no spills on {case.gpu.arch}, masks compiled: {masks}",))
     rank = model.index(config) + 1 if config in model else 0
     nothing = Result(0.0, 1.0, 0.0, 0, 0, 0.0)
     return Entry(case.key(job), config, nothing, source, checks, cost_rank=rank)

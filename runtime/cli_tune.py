@@ -54,6 +54,9 @@ def add(group: Group) -> None:
     replay.add_argument("--searches", type=options.positive, default=50)
     replay.add_argument("--trials", type=options.positive, default=80)
     replay.add_argument("--sampler", choices=SAMPLERS, default="tpe")
+    replay.add_argument(
+        "--transfer", action="store_true", help="instead: what one length's best loses at another"
+    )
     merge = options.command(group, "tune merge", "join tuned configurations", commands.tune_merge)
     merge.add_argument("inputs", nargs="+", metavar="PATH", help="entry files, or directories")
     merge.add_argument(
