@@ -308,7 +308,8 @@ def write(
         tempfile.TemporaryDirectory() as folder,
     ):
         for arch in archs:
-            made = entries(arch, masks, compile_, tell, Path(folder))
+            # Two patterns may be one mask.
+            made = merge.merge(entries(arch, masks, compile_, tell, Path(folder)))
             merge.write(made, output / f"{arch}.json")
             found += made
     return found
