@@ -134,6 +134,24 @@ def test_only_a_large_gain_replaces_the_heuristics_choice(tmp_path, monkeypatch)
     assert untuned.candidates(case)[0] == other
 
 
+def test_the_command_writes_what_look_ups_read(tmp_path, monkeypatch, capsys):
+    class Clean:
+        def __call__(self, job, config, gpu):
+            return Build()
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(untuned, "Compiler", Clean)
+    monkeypatch.setattr(store, "SHIPPED", tmp_path)
+    command = ["tune", "--catalog", "--untuned", "--only", "full,causal", "--arch", "sm_86"]
+    assert main([*command, "-o", str(tmp_path / store.UNTUNED)]) == 0
+    assert "128x32 w4 s2" in capsys.readouterr().out
+    found = store.untuned_entries("sm_86")
+    assert len(found) == len(untuned.OPS) * len(untuned.HEAD_DIMS)
+    assert {x.key.problem.mask for x in found} == {lookup.ANY_MASK}
+
+
 def test_unknown_architectures_and_missing_options_are_told(tmp_path, capsys):
     command = ["tune", "--catalog", "--untuned", "--only", "causal"]
     assert main(command) == 2
