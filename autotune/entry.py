@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import fields
 from functools import cached_property
 from typing import Any
 from typing import Literal
@@ -159,11 +160,11 @@ class Entry:
             raise RecordError("the digest does not fit the entry")
         key = Key.from_dict(body.pop("key", None))
         kind = CONFIGS[key.problem.op, key.problem.template]
-        config = _config(kind, body.pop("config", None), "config")
+        config = read_config(kind, body.pop("config", None), "config")
         found = body.pop("runner_up", None)
         if not isinstance(found, list):
             raise RecordError("runner_up is no list")
-        runner_up = tuple(_config(kind, x, "runner_up") for x in found)
+        runner_up = tuple(read_config(kind, x, "runner_up") for x in found)
         rest = from_plain(_Rest, body, "entry")
         return Entry(
             *(key, config, rest.result, rest.provenance, rest.checks, runner_up),
@@ -191,7 +192,16 @@ class _Rest:
     cost_rank: int
 
 
-def _config(kind: type[Any], data: Any, where: str) -> Any:
+def read_config(kind: type[Any], data: Any, where: str) -> Any:
+    """A configuration from plain values.
+
+    A choice that is off by default may be missing: entries and tables are older than it.
+
+    Raises:
+        RecordError: it is no configuration of that type.
+    """
+    if isinstance(data, dict):
+        data = {f.name: f.default for f in fields(kind) if not f.default} | data
     try:
         return from_plain(kind, data, where)
     except LoweringError as error:
