@@ -66,10 +66,13 @@ class CatalogRun:
 
     def items(self) -> list[Item]:
         """What is tuned, in order; each once."""
-        only = {x for x in self.only.split(",") if x}
-        names = [x for x in self._entries() if not only or x in only]
-        found = (Item(name, q_len) for q_len in self.q_len for name in names)
+        found = (Item(mask.name, q_len) for q_len in self.q_len for mask in self.masks())
         return list(dict.fromkeys(found))
+
+    def masks(self) -> list[CatalogEntry]:
+        """Patterns that are asked for."""
+        only = {x for x in self.only.split(",") if x}
+        return [x for x in self._entries().values() if not only or x.name in only]
 
     def tune(
         self, item: Item, *, quiet: bool, tell: Callable[[str], None] | None = None

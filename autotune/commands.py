@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
 
 from maskwright.autotune import merge as merging
@@ -13,8 +14,13 @@ from maskwright.autotune.entry import Entry
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.configs import AnyConfig
 from maskwright.codegen.gluon import GluonTemplate
+from maskwright.dsl.errors import TuningError
+from maskwright.patterns.catalog import CatalogEntry
 from maskwright.runtime import cli_render as render
 from maskwright.runtime import settings
+
+if TYPE_CHECKING:
+    from maskwright.autotune.table import Table
 
 FAILED = 1
 COLUMNS = ("mask", "kernel", "sizes (log2)", "gpu", "configuration", "ms", "of default", "kind")
@@ -68,6 +74,8 @@ def tune_catalog(args: Namespace) -> int:
     from maskwright.autotune import farm
 
     run = catalog_run.CatalogRun.of(args)
+    if args.untuned:
+        return _untuned(args, run.masks())
     if args.gpus:
         results = farm.tune_on(run, args.gpus, quiet=args.json)
     else:
@@ -80,12 +88,31 @@ def tune_catalog(args: Namespace) -> int:
     return FAILED if any("failed" in x or x.get("wrong") for x in results) else 0
 
 
+def _untuned(args: Namespace, masks: list[CatalogEntry]) -> int:
+    """``maskwright tune --catalog --untuned --arch ARCH -o DIR``: both ops, heads of 64 and 128."""
+    from maskwright.autotune import untuned
+
+    if not args.arch or not args.output:
+        raise TuningError("--untuned takes --arch and -o", fix="--arch sm_89 -o configs/untuned")
+    found = untuned.write(args.arch, masks, Path(args.output), render.note)
+    if args.json:
+        render.print_json([entry.to_dict() for entry in found])
+        return 0
+    names = ("gpu", "op", "head_dim", "mask", "configuration", "of the model")
+    rows = [(x.key.hardware.arch, x.key.problem, x.config, x.cost_rank) for x in found]
+    table = [[arch, p.op, p.head_dim, p.slug, config_text(c), n] for arch, p, c, n in rows]
+    render.print_table(names, table)
+    return 0
+
+
 def replay(args: Namespace) -> int:
     """``maskwright tune replay TABLE ...``."""
     from maskwright.autotune.replay import replay as run
     from maskwright.autotune.table import Table
 
     paths = [file for x in args.inputs for file in _tables(Path(x))]
+    if args.transfer:
+        return _transfer(args, {str(path): Table.read(path) for path in paths})
     results = []
     with render.progress(len(paths), quiet=args.json) as steps:
         for path in paths:
@@ -99,6 +126,21 @@ def replay(args: Namespace) -> int:
     else:
         for result in results:
             render.print_pairs(result)
+    return 0
+
+
+def _transfer(args: Namespace, tables: dict[str, Table]) -> int:
+    """``maskwright tune replay --transfer TABLE TABLE ...``."""
+    from maskwright.autotune import transfer
+
+    found = transfer.transfers(tables)
+    if args.json:
+        told = {**transfer.summary(found), "transfers": [x.to_dict() for x in found]}
+        render.print_json(told)
+        return 0
+    names = ("source", "target", "common", "loss", "default")
+    render.print_table(names, [[getattr(x, name) for name in names] for x in found])
+    render.print_pairs(transfer.summary(found))
     return 0
 
 
@@ -120,8 +162,9 @@ def _options(args: Namespace) -> Any:
 def merge(args: Namespace) -> int:
     """``maskwright tune merge A B -o C``."""
     given = merging.collect([Path(path) for path in args.inputs])
-    merged = merging.merge(given)
-    written = merging.write(merged, Path(args.output))
+    output = Path(args.output)
+    merged = merging.fitting(merging.merge(given), output)
+    written = merging.write(merged, output)
     if args.json:
         counts = {"given": len(given), "merged": len(merged)}
         render.print_json(counts | {"files": [str(path) for path in written]})

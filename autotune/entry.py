@@ -6,10 +6,12 @@ import json
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import fields
 from functools import cached_property
 from typing import Any
 from typing import Literal
 from typing import TypeAlias
+from typing import get_args
 
 from maskwright.autotune.key import Key
 from maskwright.autotune.record import RecordError
@@ -30,6 +32,7 @@ RUNNERS_UP = 4
 
 # From the least to the most trusted: a cost model's choice, a search that was cut short, a search.
 Kind: TypeAlias = Literal["model", "partial", "measured"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # (op, template) -> type of its configurations.
 CONFIGS: dict[tuple[str, str], type[Any]] = {
@@ -157,11 +160,11 @@ class Entry:
             raise RecordError("the digest does not fit the entry")
         key = Key.from_dict(body.pop("key", None))
         kind = CONFIGS[key.problem.op, key.problem.template]
-        config = _config(kind, body.pop("config", None), "config")
+        config = read_config(kind, body.pop("config", None), "config")
         found = body.pop("runner_up", None)
         if not isinstance(found, list):
             raise RecordError("runner_up is no list")
-        runner_up = tuple(_config(kind, x, "runner_up") for x in found)
+        runner_up = tuple(read_config(kind, x, "runner_up") for x in found)
         rest = from_plain(_Rest, body, "entry")
         return Entry(
             *(key, config, rest.result, rest.provenance, rest.checks, runner_up),
@@ -189,7 +192,16 @@ class _Rest:
     cost_rank: int
 
 
-def _config(kind: type[Any], data: Any, where: str) -> Any:
+def read_config(kind: type[Any], data: Any, where: str) -> Any:
+    """A configuration from plain values.
+
+    A choice that is off by default may be missing: entries and tables are older than it.
+
+    Raises:
+        RecordError: it is no configuration of that type.
+    """
+    if isinstance(data, dict):
+        data = {f.name: f.default for f in fields(kind) if not f.default} | data
     try:
         return from_plain(kind, data, where)
     except LoweringError as error:

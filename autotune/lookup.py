@@ -1,4 +1,4 @@
-"""Which tuned configuration serves a call: user's cache, shipped, nearest bucket, or none.
+"""Which configuration serves a call: user's cache, shipped, nearest bucket, untuned, or none.
 
 Files are read once into an ``Index``; a query that was asked before is one look-up in a dictionary.
 Optuna and the search are not loaded here.
@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterable
+from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Literal
 from typing import TypeAlias
 
 from maskwright.autotune import store
+from maskwright.autotune.entry import KINDS
 from maskwright.autotune.entry import Entry
 from maskwright.autotune.key import Key
 from maskwright.autotune.key import Problem
@@ -25,10 +27,12 @@ from maskwright.autotune.key import Software
 from maskwright.codegen.configs import AnyConfig
 from maskwright.runtime.cache import MaskwrightWarning
 
-Origin: TypeAlias = Literal["user", "shipped", "nearest"]
+Origin: TypeAlias = Literal["user", "shipped", "nearest", "model"]
+EXACT = ("user", "shipped")  # measured for exactly this key
 Unfit: TypeAlias = Callable[[AnyConfig], str]  # why a configuration cannot serve; empty if it can
 _MOST = 4096  # answers remembered
 _ANY = Software("", "", "")
+ANY_MASK = "any"  # in the key of a choice that was made for no mask in particular
 
 # How far the nearest bucket may be, in steps of a factor of 2. Beyond, the heuristic knows better.
 FARTHEST_LENGTH = 2
@@ -44,6 +48,15 @@ class Choice:
     origin: Origin
     entry: Entry
 
+    def told(self, key: Key) -> str:
+        """For people: where it comes from, how sure that is, what has changed since."""
+        mine, theirs = asdict(key.software), asdict(self.entry.key.software)
+        flags = [f"other {name}" for name in mine if mine[name] != theirs[name]]
+        if self.entry.provenance.kind != "measured":
+            flags.insert(0, self.entry.provenance.kind)
+        sure = f" ({', '.join(flags)})" if flags else ""
+        return f"{self.origin}{sure}: {self.config}"
+
 
 class Index:
     """Entries in memory. Safe to share between threads: answers are only ever added.
@@ -52,16 +65,24 @@ class Index:
         user: entries of the user's cache for this software: they answer for exactly their key.
         shipped: entries of the package. They answer whatever the versions of the software: a
             configuration tuned with another Triton is still a better guess than none.
+        untuned: choices of the package for an architecture that nobody measured on. They answer
+            last, for any length and GPU of it.
     """
 
-    def __init__(self, user: Iterable[Entry], shipped: Iterable[Entry] = ()) -> None:
+    def __init__(
+        self,
+        user: Iterable[Entry],
+        shipped: Iterable[Entry] = (),
+        untuned: Iterable[Entry] = (),
+    ) -> None:
         self.user = {entry.key: entry for entry in user}
-        self.shipped = {any_software(entry.key): entry for entry in shipped}
+        self.shipped = whatever_software(shipped)
+        self.untuned = {_untuned(entry.key, entry.key.problem.mask): entry for entry in untuned}
         self.answers: dict[Key, Choice | None] = {}
 
     def __bool__(self) -> bool:
         """Whether there is anything to find."""
-        return bool(self.user or self.shipped)
+        return bool(self.user or self.shipped or self.untuned)
 
     def find(self, key: Key, unfit: Unfit = lambda config: "") -> Choice | None:
         """The choice for a key, or None: then the heuristic decides.
@@ -95,13 +116,23 @@ class Index:
         for entry in self._nearest(key):
             if not unfit(entry.config):
                 return Choice(entry.config, "nearest", entry)
+        return self._model(key, unfit)
+
+    def _model(self, key: Key, unfit: Unfit) -> Choice | None:
+        """What was chosen without a measurement: for the mask, or for all of them."""
+        if key.problem.score or key.bucket.q_len < _SHORT:
+            return None
+        for mask in (key.problem.mask, ANY_MASK):
+            entry = self.untuned.get(_untuned(key, mask))
+            if entry is not None and not unfit(entry.config):
+                return Choice(entry.config, "model", entry)
         return None
 
     def why_not(self, key: Key) -> str:
         """The entry whose key differs in the fewest fields, and in which."""
         differences = [
             (entry.key.difference(key), entry.key.name)
-            for entry in (*self.user.values(), *self.shipped.values())
+            for entry in (*self.user.values(), *self.shipped.values(), *self.untuned.values())
         ]
         if not differences:
             return "nothing is kept"
@@ -141,9 +172,25 @@ def distance(key: Key, other: Key) -> tuple[int, ...] | None:
     return (not same_mask, not same_density, q_steps + kv_steps + programs)
 
 
+def whatever_software(entries: Iterable[Entry]) -> dict[Key, Entry]:
+    """One entry a key without its software: the most trusted kind, then the latest."""
+
+    def rank(entry: Entry) -> tuple[int, str, str]:
+        source = entry.provenance
+        return KINDS.index(source.kind), source.date, entry.digest
+
+    return {any_software(entry.key): entry for entry in sorted(entries, key=rank)}
+
+
 def any_software(key: Key) -> Key:
     """The key without the versions of the software."""
     return replace(key, software=_ANY)
+
+
+def _untuned(key: Key, mask: str) -> tuple[object, ...]:
+    """What a choice that nobody measured depends on."""
+    p = key.problem
+    return key.hardware.arch, p.op, p.template, p.dtype, p.head_dim, p.value_dim, mask
 
 
 def _alike(key: Key) -> tuple[object, ...]:
@@ -153,25 +200,29 @@ def _alike(key: Key) -> tuple[object, ...]:
 
 
 # -- the index of this process ------------------------------------------------------------------
-_indices: dict[tuple[Path, Software, str], Index] = {}
+_indices: dict[tuple[Path, Software, str, str], Index] = {}
 _lock = threading.Lock()
 
 
-def index(cache_dir: Path, software: Software, gpu: str, *, read: bool = True) -> Index | None:
+def index(
+    cache_dir: Path, software: Software, gpu: str, arch: str = "", *, read: bool = True
+) -> Index | None:
     """The entries that may serve on a GPU, read from disk at first use.
 
     Args:
         gpu: folder of its shipped entries.
+        arch: whose untuned choices may serve, too; none if empty.
         read: False where files must not be touched: None unless they were read before.
     """
-    where = (cache_dir, software, gpu)
+    where = (cache_dir, software, gpu, arch)
     found = _indices.get(where)
     if found is not None or not read:
         return found
     with _lock:
         if where not in _indices:
             entries = store.user_entries(cache_dir, software)
-            _indices[where] = Index(entries, store.shipped_entries(gpu))
+            shipped = store.shipped_entries(gpu)
+            _indices[where] = Index(entries, shipped, store.untuned_entries(arch))
     return _indices[where]
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskwright.autotune import store
+from maskwright.autotune.entry import KINDS
 from maskwright.autotune.entry import Entry
 from maskwright.autotune.key import Key
+from maskwright.autotune.lookup import whatever_software
 from maskwright.autotune.record import RecordError
 from maskwright.dsl.errors import TuningError
-
-_TRUST = {"model": 0, "partial": 1, "measured": 2}
 
 
 def merge(entries: Iterable[Entry]) -> list[Entry]:
@@ -27,6 +27,15 @@ def merge(entries: Iterable[Entry]) -> list[Entry]:
     return [best(group) for _, group in sorted(found.items(), key=lambda item: item[0].canonical)]
 
 
+def fitting(entries: Sequence[Entry], output: Path) -> list[Entry]:
+    """Those that belong into an output: all of them, or one for all versions of the software.
+
+    Look-ups of what is shipped do not ask for the software, so a directory laid out for that holds
+    the entry that they would take.
+    """
+    return list(entries) if _is_bundle(output) else [*whatever_software(entries).values()]
+
+
 def best(entries: Sequence[Entry]) -> Entry:
     """Of entries for one key.
 
@@ -34,8 +43,8 @@ def best(entries: Sequence[Entry]) -> Entry:
     one kind the lowest ratio to the default wins, but only beyond both spreads; else the older
     entry stays, so that noise does not move shipped files.
     """
-    trust = max(_TRUST[x.provenance.kind] for x in entries)
-    equal = [x for x in entries if _TRUST[x.provenance.kind] == trust]
+    trust = max(KINDS.index(x.provenance.kind) for x in entries)
+    equal = [x for x in entries if KINDS.index(x.provenance.kind) == trust]
     fastest = min(equal, key=lambda x: (x.result.ratio, *_age(x)))
     return min((x for x in equal if _tied(x, fastest)), key=_age)
 
@@ -81,7 +90,7 @@ def write(entries: Sequence[Entry], output: Path) -> list[Path]:
     groups: dict[Path, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(_file(entry, output), []).append(entry)
-    if output.suffix == ".json":
+    if _is_bundle(output):
         groups.setdefault(output, [])
     try:
         for path, group in groups.items():
@@ -92,8 +101,12 @@ def write(entries: Sequence[Entry], output: Path) -> list[Path]:
     return sorted(groups)
 
 
+def _is_bundle(output: Path) -> bool:
+    return output.suffix == ".json"
+
+
 def _file(entry: Entry, output: Path) -> Path:
-    if output.suffix == ".json":
+    if _is_bundle(output):
         return output
     p = entry.key.problem
     sizes = f"d{p.head_dim}" if p.head_dim == p.value_dim else f"d{p.head_dim}_{p.value_dim}"

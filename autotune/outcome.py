@@ -11,15 +11,13 @@ from typing import TypeAlias
 
 from maskwright.autotune.entry import CONFIGS
 from maskwright.autotune.entry import Checks
+from maskwright.autotune.entry import read_config
 from maskwright.autotune.key import Hardware
 from maskwright.autotune.key import Key
 from maskwright.autotune.key import Op
 from maskwright.autotune.key import Template
-from maskwright.autotune.record import RecordError
 from maskwright.autotune.record import canonical
-from maskwright.autotune.record import from_plain
 from maskwright.codegen.configs import AnyConfig
-from maskwright.dsl.errors import LoweringError
 
 # ok: measured; slow: right, and timed too shortly for more than that; the others are failures:
 # infeasible: does not fit the GPU; compile: no machine code; wrong: numbers; timeout: never ends;
@@ -188,8 +186,5 @@ def config_from(op: Op, template: Template, data: Any) -> AnyConfig:
     Raises:
         RecordError: it is no configuration of that kernel.
     """
-    try:
-        found: AnyConfig = from_plain(CONFIGS[op, template], data, "config")
-    except LoweringError as error:
-        raise RecordError(f"config: {error.what}", expression=data) from error
+    found: AnyConfig = read_config(CONFIGS[op, template], data, "config")
     return found

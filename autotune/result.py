@@ -96,7 +96,7 @@ def entry_of(study: Study, facts: Facts, found: Found) -> Entry:
     source = Provenance(
         kind,
         datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        *(facts.gpu, facts.driver, facts.torch, _version()),
+        *(facts.gpu, facts.driver, facts.torch, version()),
         *(study.budget.seconds, found.state.tried, study.space.digest),
     )
     counts = Counter(x.status for x in found.state.outcomes.values() if not x.measured)
@@ -145,7 +145,8 @@ def tuned_from(entry: Entry, default: AnyConfig, kept: Path | None = None) -> Tu
     )
 
 
-def _version() -> str:
+def version() -> str:
+    """Of this package."""
     try:
         return metadata.version("maskwright")
     except metadata.PackageNotFoundError:

@@ -40,6 +40,7 @@ _STALE, _SURE, _GAIN = 30, 40, 0.005  # no gain in so many trials, after so many
 _REFUSED = 300  # proposals in a row that are no points, or known: the space is used up
 _CRASHES = 3  # candidates that took the GPU's process with them
 _FINALS = 5.0  # seconds kept for the finals, at most a fifth of all
+_GRACE = 5.0  # seconds that they may take beyond the budget, if calls are slow
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def search(
     try:
         while not _over(state, clock):
             _propose(state, proposer, compiler)
-            _measure(state, device, compiler, proposer, watch)
+            _measure(state, device, compiler, proposer, watch, clock)
     except KeyboardInterrupt:
         state.partial, state.reason = True, "interrupted"
     found = _finals(state, device, clock)
@@ -218,10 +219,18 @@ def _propose(state: State, proposer: Proposer, compiler: Compiler) -> None:
 
 
 def _measure(
-    state: State, device: Device, compiler: Compiler, proposer: Proposer, watch: Watch
+    state: State,
+    device: Device,
+    compiler: Compiler,
+    proposer: Proposer,
+    watch: Watch,
+    clock: Callable[[], float],
 ) -> None:
+    """Candidates that are compiled; those that come when the search is over are left out."""
     for config, build in compiler.take(0.5):
         state.builds[config] = build
+        if state.outcomes and _over(state, clock):
+            return
         outcome = _outcome(state, device, config, build)
         state.tried += 1
         _note(state, config, outcome)
@@ -272,7 +281,8 @@ def _note(state: State, config: AnyConfig, outcome: Outcome) -> None:
 def _finals(state: State, device: Device, clock: Callable[[], float]) -> Found:
     """The best of the trials and the default in turn; the first of the ranking that is right."""
     study = state.study
-    first = [x for x in state.measured if x != study.default][:FINALISTS]
+    left = max(0.0, state.started + study.budget.seconds - clock()) + _GRACE
+    first = [x for x in state.measured if x != study.default][: _fitting(state, left)]
     configs = [study.default, *first]
     for config in set(first) - state.met:  # those of an earlier run are new to this device
         if not device.measure(config, math.inf).measured:
@@ -292,6 +302,13 @@ def _finals(state: State, device: Device, clock: Callable[[], float]) -> Found:
             return Found(winner, checks, others, *how)
         wrong.append((winner.config, what))
     return Found(None, None, (), tuple(wrong), state.partial, state.reason, state)
+
+
+def _fitting(state: State, seconds: float) -> int:
+    """How many candidates may race: slow ones would hold the least number of rounds for too long."""
+    slowest = max((x.ms for x in state.outcomes.values() if x.status == "ok"), default=0.0)
+    race = _PIECE * slowest / 1e3
+    return max(1, min(FINALISTS, int(seconds / race) - 1)) if race else FINALISTS
 
 
 def _race(

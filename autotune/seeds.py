@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TypeAlias
 
-from maskwright.autotune.cost import H100
 from maskwright.autotune.cost import Work
-from maskwright.autotune.cost import ranked
+from maskwright.autotune.cost import seconds
 from maskwright.autotune.entry import Entry
 from maskwright.autotune.filter import Heads
 from maskwright.autotune.flat import Flat
 from maskwright.autotune.job import Job
 from maskwright.autotune.key import Key
 from maskwright.autotune.lookup import distance
+from maskwright.autotune.rates import gpu_of
 from maskwright.autotune.space import Target
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
@@ -36,10 +36,17 @@ def seeds(
     default: AnyConfig,
     entries: Iterable[Entry],
     accept: Accept = _anything,
+    liked: Sequence[AnyConfig] | None = None,
 ) -> tuple[AnyConfig, ...]:
-    """First candidates, the most promising first; only points of the space that are accepted."""
+    """First candidates, the most promising first; only points of the space that are accepted.
+
+    Args:
+        liked: what ``by_cost`` says, if that is known.
+    """
     found = [default, *_known(target.key, entries)]
-    found += by_cost(job, space, target, accept)[:_BY_COST]
+    if liked is None:
+        liked = by_cost(job, space, target, accept)
+    found += [x for x in liked if accept(x)][:_BY_COST]
     found += _spread([x for x in space.neighbours(default, target) if accept(x)], _STEPS)
     found += _safe(job)
     points = dict.fromkeys(x for x in found if _is_point(x, space, target) and accept(x))
@@ -48,28 +55,30 @@ def seeds(
 
 def by_cost(job: Job, space: Flat, target: Target, accept: Accept = _anything) -> list[AnyConfig]:
     """Points by the cost model, one a tile shape; none where there is no model."""
-    if not _has_model(job):
+    if job.template != "triton":
         return []
-    tiles: dict[tuple[int, int], AnyConfig] = {}
+    tiles: dict[tuple[int, ...], AnyConfig] = {}
     for config in ordered(job, filter(accept, space.points(target)), target):
-        tiles.setdefault((config.block_m, config.block_n), config)
+        tiles.setdefault(_tiles(config), config)
     return list(tiles.values())
 
 
-def ordered(job: Job, points: Iterable[AnyConfig], target: Target) -> list[KernelConfig]:
+def ordered(
+    job: Job, points: Iterable[AnyConfig], target: Target
+) -> list[KernelConfig | BackwardConfig]:
     """Points by the cost model, the cheapest first; none where there is no model."""
-    if not _has_model(job) or not job.complete:
+    if job.template != "triton" or not job.complete:
         return []
-    tiles = [x for x in points if isinstance(x, KernelConfig)]
+    found = [x for x in points if isinstance(x, KernelConfig | BackwardConfig)]
     heads = Heads(job.head_dim, job.value_dim, job.dtype)
-    hardware = target.key.hardware
-    gpu = replace(H100, arch=hardware.arch, processors=hardware.processors)
-    order = ranked(tiles, Work(job.mask_node, job.call(), heads), gpu)
-    return [] if order == tiles else order  # nothing could be counted
+    work = Work(job.mask_node, job.call(), heads)
+    order = sorted(found, key=seconds(work, gpu_of(target.key.hardware)))
+    return [] if order == found else order  # nothing could be counted
 
 
-def _has_model(job: Job) -> bool:
-    return job.op == "forward" and job.template == "triton"
+def _tiles(config: AnyConfig) -> tuple[int, ...]:
+    parts = (config.queries, config.keys) if isinstance(config, BackwardConfig) else (config,)
+    return tuple(size for part in parts for size in (part.block_m, part.block_n))
 
 
 def _known(key: Key, entries: Iterable[Entry]) -> list[AnyConfig]:

@@ -21,13 +21,15 @@ from maskwright.autotune.entry import Entry
 from maskwright.autotune.entry import parse_json
 from maskwright.autotune.key import Software
 from maskwright.autotune.record import RecordError
+from maskwright.autotune.record import canonical
 from maskwright.autotune.record import pretty
 from maskwright.runtime.cache import MaskwrightWarning
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp"
 _ABANDONED = 3600.0  # seconds after which a temporary file cannot belong to a living writer
-_SHIPPED = Path(__file__).parent / "configs"
+SHIPPED = Path(__file__).parent / "configs"
+UNTUNED = "untuned"  # folder of choices that nobody measured, a file for each architecture
 
 
 def root(cache_dir: Path) -> Path:
@@ -85,9 +87,14 @@ def every_user_entry(cache_dir: Path) -> list[Entry]:
     return read(path for folder in found for path in _files(folder / "entries"))
 
 
-def shipped_entries(folder: str, directory: Path = _SHIPPED) -> list[Entry]:
+def shipped_entries(folder: str) -> list[Entry]:
     """Entries that come with the package, for one GPU."""
-    return read(_files(directory / folder))
+    return read(_files(SHIPPED / folder))
+
+
+def untuned_entries(arch: str) -> list[Entry]:
+    """Choices that come with the package for an architecture; none if that is empty."""
+    return read([SHIPPED / UNTUNED / f"{arch}.json"] if arch else [])
 
 
 def read(paths: Iterable[Path]) -> list[Entry]:
@@ -122,9 +129,10 @@ def read_file(path: Path) -> list[Entry]:
 
 
 def bundle_text(entries: Iterable[Entry]) -> str:
-    """Many entries as one file: sorted, so that the order they came in does not show."""
+    """Many entries as one file: sorted, so that the order they came in does not show; a line each."""
     found = sorted(entries, key=lambda entry: entry.key.canonical)
-    return pretty({"schema": SCHEMA, "entries": [entry.to_dict() for entry in found]})
+    lines = ",\n".join(canonical(entry.to_dict()) for entry in found)
+    return f'{{"schema": {SCHEMA}, "entries": [\n{lines}\n]}}\n'
 
 
 def _manifest(folder: Path, software: Software) -> None:

@@ -140,12 +140,13 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         known = [*store.user_entries(cache_dir, facts.key.software)]
         known += store.shipped_entries(facts.key.hardware.folder)
         accept = partial(_possible, job)
+        liked = tuple(by_cost(job, space, target))
         study = Study(
             *(space, target, facts.default),
-            seeds=seeds(job, space, target, facts.default, known, accept),
+            seeds=seeds(job, space, target, facts.default, known, accept, liked),
             budget=budget,
             accept=accept,
-            ranked=tuple(by_cost(job, space, target)),
+            ranked=liked,
         )
         journal = folder and folder / f"{space.digest}.journal"
         seed = int(facts.key.digest[:8], 16)

@@ -41,6 +41,11 @@ def add(group: Group) -> None:
     catalog.add_argument(
         "--gpus", type=gpus, metavar="LIST", help="e.g. 0,1,2,3: share the patterns out"
     )
+    catalog.add_argument(
+        "--untuned", action="store_true", help="without a GPU: heuristic, cost model and compiler"
+    )
+    catalog.add_argument("--arch", action="append", metavar="ARCH", help="with --untuned: sm_89")
+    catalog.add_argument("-o", "--output", metavar="DIR", help="with --untuned: where to")
     _search(catalog)
     replay = options.command(
         group, "tune replay", "search recorded tables on this CPU", commands.tune_replay
@@ -49,6 +54,9 @@ def add(group: Group) -> None:
     replay.add_argument("--searches", type=options.positive, default=50)
     replay.add_argument("--trials", type=options.positive, default=80)
     replay.add_argument("--sampler", choices=SAMPLERS, default="tpe")
+    replay.add_argument(
+        "--transfer", action="store_true", help="instead: what one length's best loses at another"
+    )
     merge = options.command(group, "tune merge", "join tuned configurations", commands.tune_merge)
     merge.add_argument("inputs", nargs="+", metavar="PATH", help="entry files, or directories")
     merge.add_argument(

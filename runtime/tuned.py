@@ -25,6 +25,7 @@ from maskwright.autotune.key import Op
 from maskwright.autotune.key import Problem
 from maskwright.autotune.key import Software
 from maskwright.autotune.key import Template
+from maskwright.autotune.lookup import EXACT
 from maskwright.autotune.lookup import Choice
 from maskwright.codegen.config import SHARED_KIB
 from maskwright.dsl import nodes as n
@@ -92,7 +93,7 @@ def prefers_gluon(
     times = []
     for template in _TEMPLATES:
         choice = choose(found, "forward", template, tensors, shapes, inside)
-        if choice is None or choice.origin == "nearest":
+        if choice is None or choice.origin not in EXACT:
             return None
         times.append(choice.entry.result.ms)
     return times[1] < times[0]
@@ -107,23 +108,25 @@ def choose(
         return None
     where = tensors[0].device
     versions, gpu = software(template), hardware(where)
-    index = lookup.index(current.cache_dir, versions, gpu.folder, read=not _capturing(where))
+    places = (current.cache_dir, versions, gpu.folder, gpu.arch if where.type == "cuda" else "")
+    index = lookup.index(*places, read=not _capturing(where))
     searching = current.tune == "on" and where.type == "cuda" and not _capturing(where)
     if index is None or not (index or searching):
         return None
     # Not every call takes the hot path, and making a key takes longer than the rest of a call.
     kind = (op, template, searching, where, shapes, inside, *[_kind(x) for x in tensors])
-    known = found.choices.get(kind)
-    if known is not None and known[0] is index:
-        return cast("Choice | None", known[1])
+    earlier = found.choices.get(kind)
+    if earlier is not None and earlier[0] is index:
+        return cast("Choice | None", earlier[1])
     key = key_of(found.mask, found.score, op, template, tensors, shapes, inside)
     limits = Limits.of(found.mask, found.score)
     choice = index.find(key, lambda x: unfit(x, key, limits))
-    if searching and (choice is None or choice.origin == "nearest") and _search(found, key, shapes):
-        index = lookup.index(current.cache_dir, versions, gpu.folder) or index
+    known = choice is not None and choice.origin in EXACT
+    if searching and not known and _search(found, key, shapes):
+        index = lookup.index(*places) or index
         choice = index.find(key, lambda x: unfit(x, key, limits))
     if "tune" in current.debug:
-        told = index.why_not(key) if choice is None else f"{choice.origin}: {choice.config}"
+        told = index.why_not(key) if choice is None else choice.told(key)
         print(f"--- maskwright tune ---\n{key.name}: {told}", file=sys.stderr)
     if len(found.choices) >= _MOST_CHOICES:
         found.choices.clear()

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
 
 from maskwright import k
 from maskwright import q
+from maskwright.autotune import store
 from maskwright.autotune.compile_pool import CompilePool
 from maskwright.autotune.filter import Heads
 from maskwright.autotune.filter import shared_forward
 from maskwright.autotune.job import Job
+from maskwright.autotune.key import Bucket
 from maskwright.autotune.key import Hardware
+from maskwright.autotune.key import Key
+from maskwright.autotune.key import Problem
+from maskwright.autotune.key import Software
+from maskwright.autotune.lookup import Index
+from maskwright.autotune.rates import GPUS
+from maskwright.autotune.untuned import Compiler
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.gluon import GluonConfig
@@ -86,3 +95,27 @@ def test_backward_and_gluon():
     assert (persistent.status, persistent.registers > 0) == ("ok", True)
     assert wrong.status == "compile"
     assert "KiB of shared memory" in wrong.message
+
+
+@pytest.mark.parametrize("arch", ["sm_89", "sm_100"])
+def test_a_choice_that_nobody_measured_does_not_spill(arch):
+    job = Job.of(MASK, None, {}, None, op="forward", backend="triton", **SIZES)
+    shipped = Index([], [], store.untuned_entries(arch))
+    problem = Problem.of(
+        *(MASK.node, None),
+        op="forward",
+        template="triton",
+        dtype="bfloat16",
+        layout="heads",
+        head_dim=64,
+        value_dim=64,
+        group=1,
+        aligned=True,
+        inside=True,
+    )
+    bucket = Bucket.of(8192, 8192, 8, "half")
+    choice = shipped.find(Key(problem, bucket, GPUS[arch].hardware, Software("", "", "")))
+    assert choice.origin == "model"
+    with contextlib.closing(Compiler()) as compile_:
+        found = compile_(job, choice.config, GPUS[arch])
+    assert (found.status, found.stack) == ("ok", 0)

@@ -11,11 +11,16 @@ from maskwright import h
 from maskwright import k
 from maskwright import patterns
 from maskwright import q
+from maskwright.autotune import cost
 from maskwright.autotune.cost import Work
 from maskwright.autotune.cost import forward_cost
 from maskwright.autotune.cost import ranked
 from maskwright.autotune.filter import Heads
+from maskwright.autotune.key import Hardware
+from maskwright.autotune.rates import GPUS
+from maskwright.autotune.rates import gpu_of
 from maskwright.codegen.api import call_of
+from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 
 HEADS = Heads(128, 128, "bfloat16")
@@ -121,6 +126,68 @@ def test_warps_that_repeat_work_do_not_help(tile):
 def test_a_pipeline_helps():
     one, two = KernelConfig(128, 64, 8, 1), KernelConfig(128, 64, 8, 2)
     assert seconds(MASKS["full"], 8192, one) > seconds(MASKS["full"], 8192, two)
+
+
+# -- backward: compared with nothing, so only what must be so -------------------------------------
+BACKWARD = [
+    BackwardConfig(),
+    BackwardConfig(KernelConfig(128, 64, 8, 2), KernelConfig(32, 64, 4, 2)),
+    BackwardConfig(KernelConfig(32, 32, 4, 1), KernelConfig(32, 32, 4, 1)),
+]
+
+
+@pytest.mark.parametrize("gpu", GPUS.values(), ids=list(GPUS))
+@pytest.mark.parametrize("config", BACKWARD, ids=["64", "128", "32"])
+def test_more_work_takes_longer_backwards(config, gpu):
+    def time(mask, length, heads=32):
+        return cost.seconds(work(mask, length, heads), gpu)(config)
+
+    lengths = [time(MASKS["causal"], n) for n in (1024, 2048, 8192, 32768)]
+    assert lengths == sorted(lengths)
+    assert time(MASKS["window"], 8192) < time(MASKS["causal"], 8192) < time(MASKS["full"], 8192)
+    assert time(MASKS["full"], 8192, 8) < time(MASKS["full"], 8192, 32)
+
+
+def test_both_kernels_of_a_backward_count():
+    call = work(MASKS["causal"], 8192)
+    time = cost.seconds(call)
+    first, second = BACKWARD[:2]
+    mixed = BackwardConfig(first.queries, second.keys)
+    queries = cost.query_gradient_cost(first.queries, call).seconds
+    assert time(mixed) == pytest.approx(queries + cost.key_gradient_cost(second.keys, call).seconds)
+    # Seven products instead of two, and no accumulator that is scaled.
+    assert 2 < time(first) / seconds(MASKS["causal"], config=KernelConfig(64, 64, 4, 2)) < 6
+
+
+def test_keys_and_queries_change_places():
+    """A mask that is full is the same, turned: only the products of the two kernels differ."""
+    call = work(MASKS["full"], 8192)
+    queries = cost.query_gradient_cost(KernelConfig(64, 64, 4, 2), call)
+    keys = cost.key_gradient_cost(KernelConfig(64, 64, 4, 2), call)
+    assert 1.1 < keys.seconds / queries.seconds < 2.5
+
+
+def test_spills_of_a_backward_cost():
+    spilling = BackwardConfig(KernelConfig(128, 128, 4, 2), KernelConfig(128, 128, 4, 2))
+    time = cost.seconds(work(MASKS["full"], 8192))
+    assert time(spilling) > 1.5 * time(BACKWARD[0])
+
+
+# -- other GPUs -----------------------------------------------------------------------------------
+def test_a_gpu_takes_the_figures_of_its_architecture():
+    laptop = Hardware("some laptop", "sm_86", 20, 99 << 10, 0)
+    found = gpu_of(laptop)
+    assert (found.products, found.processors) == (GPUS["sm_86"].products, 20)
+    assert gpu_of(Hardware("x", "sm_120", 170, 99 << 10, 0)).units == "warps"
+    assert gpu_of(Hardware("x", "sm_103", 148, 227 << 10, 0)).units == "tensor memory"
+
+
+@pytest.mark.parametrize("gpu", GPUS.values(), ids=list(GPUS))
+def test_no_gpu_is_faster_than_its_matrix_units(gpu):
+    pairs = 32 * 8192 * 8192
+    least = 4 * pairs * 128 / (gpu.products * gpu.processors * gpu.clock)
+    found = forward_cost(KernelConfig(128, 64, 8, 2), work(MASKS["full"], 8192), gpu)
+    assert least < found.seconds < 6 * least
 
 
 def test_without_a_closed_form_there_is_no_estimate():

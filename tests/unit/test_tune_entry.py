@@ -110,6 +110,16 @@ def test_signed_nonsense_is_refused(make_entry, name, value):
         Entry.from_dict(data)
 
 
+def test_a_choice_that_came_later_is_off(make_entry):
+    entry = make_entry(template="gluon_sm90", config=GluonConfig(stages=3))
+    data = json.loads(entry.to_text())
+    del data["config"]["pingpong"]
+    assert Entry.from_dict(signed(data)).config == entry.config
+    del data["config"]["stages"]
+    with pytest.raises(RecordError, match="stages"):
+        Entry.from_dict(signed(data))
+
+
 # -- merging --------------------------------------------------------------------------------------
 def some_entries(make_entry):
     """Entries for three keys, alike but for what merging looks at."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -16,9 +17,11 @@ from maskwright.autotune import store
 from maskwright.autotune.filter import Limits
 from maskwright.autotune.filter import unfit
 from maskwright.autotune.key import Bucket
+from maskwright.autotune.key import Hardware
 from maskwright.autotune.key import Policy
 from maskwright.autotune.key import Software
 from maskwright.autotune.lookup import Index
+from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.runtime.cache import MaskwrightWarning
 
@@ -130,6 +133,71 @@ def test_key_tiles_divide_the_blocks_of_a_mask(make_entry):
     assert unfit(KernelConfig(64, 64, 4, 2), key, Limits(64)) == ""
     assert "96 keys" in unfit(KernelConfig(64, 64, 4, 2), key, Limits(96))
     assert unfit(KernelConfig(64, 64, 4, 2), key, Limits(7)) == ""  # no tile divides it
+
+
+# -- what nobody measured ------------------------------------------------------------------------
+ADA = Hardware("NVIDIA L4", "sm_89", 58, 99 << 10, 48 << 20)
+
+
+def untuned_of(make_entry, config=SMALL, mask=lookup.ANY_MASK, **changes):
+    """A choice for an architecture, whatever the mask."""
+    hardware = Hardware("sm_89", "sm_89", 1, 99 << 10, 0)
+    entry = make_entry(config=config, kind="model", hardware=hardware, **changes)
+    return replace(
+        entry, key=replace(entry.key, problem=replace(entry.key.problem, mask=mask, group=1))
+    )
+
+
+def test_untuned_choices_come_last(make_entry):
+    key = make_entry(hardware=ADA).key
+    choice = Index([], [], [untuned_of(make_entry)]).find(key)
+    assert (choice.config, choice.origin) == (SMALL, "model")
+    assert choice.told(key) == f"model (model): {SMALL}"
+    near = make_entry(hardware=ADA, config=LARGE, bucket=Bucket(14, 13, 6, "half"))
+    assert Index([near], [], [untuned_of(make_entry)]).find(key).config == LARGE
+
+
+def test_a_masks_own_choice_comes_before_that_for_all(make_entry):
+    key = make_entry(hardware=ADA).key
+    own = untuned_of(make_entry, LARGE, key.problem.mask)
+    given = [untuned_of(make_entry), own]
+    assert Index([], [], given).find(key).config == LARGE
+    assert Index([], [], given).find(make_entry(WINDOW, hardware=ADA).key).config == SMALL
+    assert Index([], [], given).find(key, lambda x: "no" * (x == LARGE)).config == SMALL
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hardware": replace(ADA, arch="sm_86")},
+        {"head_dim": 64},
+        {"dtype": "float32"},
+        {"op": "backward", "config": BackwardConfig()},
+        {"bucket": Bucket(5, 13, 6, "half")},
+    ],
+    ids=str,
+)
+def test_untuned_choices_are_for_one_kernel_and_architecture(make_entry, changes):
+    key = make_entry(**({"hardware": ADA} | changes)).key
+    assert Index([], [], [untuned_of(make_entry)]).find(key) is None
+
+
+def test_untuned_choices_know_no_scores(make_entry):
+    key = make_entry(hardware=ADA).key
+    key = replace(key, problem=replace(key.problem, score="0123456789abcdef"))
+    assert Index([], [], [untuned_of(make_entry)]).find(key) is None
+
+
+# -- software ------------------------------------------------------------------------------------
+def test_what_is_shipped_outlives_its_software_and_says_so(make_entry):
+    key = make_entry().key
+    old = make_entry(config=SMALL, software=OTHER, date="2026-01-01")
+    told = Index([], [old]).find(key).told(key)
+    assert told == f"shipped (other triton, other cuda, other templates): {SMALL}"
+    new = make_entry(config=LARGE, date="2026-02-01")
+    cut_short = make_entry(config=SMALL, kind="partial", date="2026-03-01", software=OTHER)
+    for entries in itertools.permutations([old, new, cut_short]):
+        assert Index([], entries).find(key).config == LARGE
 
 
 # -- files ----------------------------------------------------------------------------------------

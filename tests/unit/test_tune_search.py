@@ -158,6 +158,64 @@ def test_time_is_kept(target):
     assert now[0] < 6.0
 
 
+@dataclass
+class Slow(Fake):
+    """Calls of some seconds, on a clock of its own; several candidates are compiled at a time."""
+
+    call: float = 0.0
+    guilty: float = 0.0  # seconds that a candidate takes that hangs, with two fresh processes
+    now: float = 0.0
+
+    def clock(self):
+        return self.now
+
+    def measure(self, config, best):
+        found = super().measure(config, best)
+        self.now += self.guilty if found.status == "timeout" else 5 * self.call
+        ms = 1e3 * self.call * (1 if config == DEFAULT else 1.5)
+        return replace(found, ms=ms) if found.measured else found
+
+    def race(self, configs, rounds):
+        self.now += self.call * len(configs) * rounds
+        return super().race(configs, rounds)
+
+    def verify(self, config):
+        self.now += 3 * self.call
+        return super().verify(config)
+
+
+class Eight(NoCompiler):
+    """As many as there are workers come at once."""
+
+    @property
+    def room(self):
+        return 8 - len(self.given)
+
+
+@pytest.mark.parametrize("seconds", [15.0, 60.0])
+@pytest.mark.parametrize(
+    ("call", "guilty"), [(0.01, 0.0), (0.3, 0.0), (1.0, 0.0), (2.0, 0.0), (0.01, 26.0)]
+)
+def test_slow_candidates_do_not_overrun_the_budget(target, seconds, call, guilty):
+    """Goal 6, with calls of up to two seconds; a candidate that hangs took 26 s on an H100."""
+    device = Slow(target, call=call, guilty=guilty)
+    device.faults = dict.fromkeys(SPACE.points(target), "timeout") if guilty else {}
+    device.faults.pop(DEFAULT, None)
+    found = run(
+        study_of(target, 10_000, seconds=seconds), device, compiler=Eight(), clock=device.clock
+    )
+    assert found.winner is not None
+    assert device.now - seconds <= 30.0
+
+
+def test_what_is_compiled_too_late_is_not_measured(target):
+    device = Slow(target, call=2.0)
+    found = run(study_of(target, seconds=15.0), device, compiler=Eight(), clock=device.clock)
+    assert found.reason == "time is up"
+    assert len(device.raced[0]) <= 3
+    assert len(found.state.outcomes) <= 3
+
+
 def test_twins_are_measured_once(target):
     one, two = KernelConfig(64, 64, 4, 2), KernelConfig(64, 64, 4, 3)
     compiler = NoCompiler({x: Build(code="same", stack=200) for x in (one, two)})
