@@ -144,14 +144,27 @@ def test_the_forward_is_not_the_general_path(attend, monkeypatch):
 
 # -- preparation ----------------------------------------------------------------------------------
 def prepared(mask, q_len, kv_len, config, **lists):
-    """What the kernel gets, by name."""
+    """What the kernel gets of columns and diagonals, by name: the pieces of a row."""
     found = mw.compile(mask).with_config(config)
     query, key = torch.zeros(2, 2, q_len, 16), torch.zeros(2, 2, kv_len, 16)
     tensors = {name: torch.tensor(x.copy()) for name, x in lists.items()}
     result = found.prepare(query, key, backend="interpret", **tensors)
-    names = ["bits", "heads", "words", "col_list", "col_rank", "capacity"]
-    names += ["diag_list", "diag_rank", "diag_met", "first", "count", "zero"]
-    return dict(zip(names, result.arguments, strict=True)), result.nbytes
+    listed, heads, words, bits, _, count, _ = result.arguments
+    assert listed.shape == (2, heads, words)
+    phases = max(1, config.block_n // config.block_m)
+    ranks = -(-kv_len // config.block_n) + 1
+    sizes = [phases * (5 * count + 2), ranks, words - bits - phases * (5 * count + 2) - ranks]
+    _, diagonals, col_rank, col_list = listed.split([bits, *sizes], -1)
+    diagonals = diagonals.unflatten(-1, (phases, -1))
+    diag_list, diag_rank, diag_met = diagonals.split([2 * count, 2 * count + 2, count], -1)
+    pieces = {
+        "col_list": col_list,
+        "col_rank": col_rank,
+        "diag_list": diag_list.unflatten(-1, (2, count)),
+        "diag_rank": diag_rank.unflatten(-1, (2, count + 1)),
+        "diag_met": diag_met,
+    }
+    return pieces, result.nbytes
 
 
 @pytest.mark.parametrize("block", [(32, 16), (16, 32)], ids=str)
