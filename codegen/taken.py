@@ -109,6 +109,7 @@ TAKEN = frozenset(
         "low",
         "lse",
         "marks",
+        "marks_kernel",
         "max",
         "max_",
         "mbarrier",
