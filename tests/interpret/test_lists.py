@@ -167,12 +167,21 @@ def prepared(mask, q_len, kv_len, config, **lists):
     return pieces, result.nbytes
 
 
-@pytest.mark.parametrize("block", [(32, 16), (16, 32)], ids=str)
-def test_what_is_prepared(block):
+@pytest.mark.parametrize(
+    ("block", "lengths", "counts"),
+    [
+        ((32, 16), (75, 130), (30, 17)),
+        ((16, 32), (75, 130), (30, 17)),
+        ((16, 64), (150, 70_000), (2500, 2100)),  # several turns of each loop
+        ((128, 64), (300, 70_000), (5000, 2100)),
+    ],
+    ids=str,
+)
+def test_what_is_prepared(block, lengths, counts):
     """Columns once each in ascending order, and the tiles that a brute force finds."""
-    q_len, kv_len = 75, 130
-    lists = {"v_idx": drawn(1, 30, kv_len, 2, 2), "s_idx": drawn(2, 17, kv_len, 2, 2)}
-    lists["s_idx"][1, 1, :] = np.arange(40, 57)
+    q_len, kv_len = lengths
+    lists = {"v_idx": drawn(1, counts[0], kv_len, 2, 2), "s_idx": drawn(2, counts[1], kv_len, 2, 2)}
+    lists["s_idx"][1, 1, :] = np.arange(40, 40 + counts[1])
     lists["s_idx"][0, 0, :8] = 3
     got, nbytes = prepared(VERTICAL_SLASH, q_len, kv_len, KernelConfig(*block, 4, 1), **lists)
     tile = TileShape(*block)
