@@ -160,9 +160,7 @@ def _signature(
 
 _FIXED = {"lse": "*fp32", "delta": "*fp32", "sinks": "*fp32", "scale": "fp32", "bounds": "*i32"}
 _FIXED |= {"counter": "*i32", "tile_list": "*i32", "list_starts": "*i64", "list_partial": "*i32"}
-_FIXED |= dict.fromkeys(("listed_bits", "col_list", "col_rank"), "*i32")
-_FIXED |= dict.fromkeys(("diag_list", "diag_rank", "diag_met"), "*i32")
-_FIXED |= dict.fromkeys(("listed_tiles", "listed_rows", "listed_end"), "*i32")
+_FIXED |= dict.fromkeys(("listed", "listed_tiles", "listed_rows", "listed_end"), "*i32")
 _BITS = re.compile(r"bits_\d+")
 _LAYOUTS = {"query": "QUERY_LAYOUT", "key": "KEY_LAYOUT", "value": "VALUE_LAYOUT"}
 _LAYOUTS |= {"grad_out": "GRAD_LAYOUT", "query_sums": "SUMS_LAYOUT"}

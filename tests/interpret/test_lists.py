@@ -144,22 +144,44 @@ def test_the_forward_is_not_the_general_path(attend, monkeypatch):
 
 # -- preparation ----------------------------------------------------------------------------------
 def prepared(mask, q_len, kv_len, config, **lists):
-    """What the kernel gets, by name."""
+    """What the kernel gets of columns and diagonals, by name: the pieces of a row."""
     found = mw.compile(mask).with_config(config)
     query, key = torch.zeros(2, 2, q_len, 16), torch.zeros(2, 2, kv_len, 16)
     tensors = {name: torch.tensor(x.copy()) for name, x in lists.items()}
     result = found.prepare(query, key, backend="interpret", **tensors)
-    names = ["bits", "heads", "words", "col_list", "col_rank", "capacity"]
-    names += ["diag_list", "diag_rank", "diag_met", "first", "count", "zero"]
-    return dict(zip(names, result.arguments, strict=True)), result.nbytes
+    listed, heads, words, bits, _, count, _ = result.arguments
+    assert listed.shape == (2, heads, words)
+    phases = max(1, config.block_n // config.block_m)
+    ranks = -(-kv_len // config.block_n) + 1
+    sizes = [phases * (5 * count + 2), ranks, words - bits - phases * (5 * count + 2) - ranks]
+    _, diagonals, col_rank, col_list = listed.split([bits, *sizes], -1)
+    diagonals = diagonals.unflatten(-1, (phases, -1))
+    diag_list, diag_rank, diag_met = diagonals.split([2 * count, 2 * count + 2, count], -1)
+    pieces = {
+        "col_list": col_list,
+        "col_rank": col_rank,
+        "diag_list": diag_list.unflatten(-1, (2, count)),
+        "diag_rank": diag_rank.unflatten(-1, (2, count + 1)),
+        "diag_met": diag_met,
+    }
+    return pieces, result.nbytes
 
 
-@pytest.mark.parametrize("block", [(32, 16), (16, 32)], ids=str)
-def test_what_is_prepared(block):
+@pytest.mark.parametrize(
+    ("block", "lengths", "counts"),
+    [
+        ((32, 16), (75, 130), (30, 17)),
+        ((16, 32), (75, 130), (30, 17)),
+        ((16, 64), (150, 70_000), (2500, 2100)),  # several turns of each loop
+        ((128, 64), (300, 70_000), (5000, 2100)),
+    ],
+    ids=str,
+)
+def test_what_is_prepared(block, lengths, counts):
     """Columns once each in ascending order, and the tiles that a brute force finds."""
-    q_len, kv_len = 75, 130
-    lists = {"v_idx": drawn(1, 30, kv_len, 2, 2), "s_idx": drawn(2, 17, kv_len, 2, 2)}
-    lists["s_idx"][1, 1, :] = np.arange(40, 57)
+    q_len, kv_len = lengths
+    lists = {"v_idx": drawn(1, counts[0], kv_len, 2, 2), "s_idx": drawn(2, counts[1], kv_len, 2, 2)}
+    lists["s_idx"][1, 1, :] = np.arange(40, 40 + counts[1])
     lists["s_idx"][0, 0, :8] = 3
     got, nbytes = prepared(VERTICAL_SLASH, q_len, kv_len, KernelConfig(*block, 4, 1), **lists)
     tile = TileShape(*block)
