@@ -16,7 +16,7 @@ from maskwright.codegen.gluon import listed_gluon
 from maskwright.dsl.evaluate import mask_node
 from maskwright.runtime.cross import build_gluon
 
-SEVERAL = replace(listed_gluon(128, 128), persistent=True)
+ONE = replace(listed_gluon(128, 128), persistent=False, counter=False)
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "lists": (VERTICAL_SLASH, {}),
     "d64": (VERTICAL_SLASH, {"head_dim": 64, "dtype": "float16"}),
@@ -25,11 +25,11 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "window": ((k <= q) & (COLUMN | DIAGONAL | (q - k < 1024) | (k < 64)), {}),
     "columns": ((k <= q) & COLUMN, {}),
     "pairs": ((k <= q) & ((COLUMN & (q - k < 50)) | (DIAGONAL & (k > 20)) | (q - k < 3)), {}),
-    "several": (VERTICAL_SLASH, {"config": SEVERAL}),
+    "one": (VERTICAL_SLASH, {"config": ONE}),
 }
 # Bytes of what is computed once for all partitions; the larger of Triton 3.6 and 3.9. None of it is
 # read in a loop over tiles.
-KEPT_IN_MEMORY = {"lists": 8, "d192": 8, "d256": 64, "window": 56, "pairs": 56, "several": 24}
+KEPT_IN_MEMORY = {"lists": 24, "d192": 8, "d256": 64, "window": 56, "pairs": 56, "one": 8}
 LOADED_IN_LOOPS = {"d256": 2}  # Triton 3.9; none with 3.6
 
 

@@ -93,7 +93,7 @@ def store(pointer, value, mask=None):
 
 
 def atomic_add(pointer, value, **_):  # programs run one after the other
-    found = load(pointer)
+    found = load(pointer).clone()
     store(pointer, found + value)
     return found
 
