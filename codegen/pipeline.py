@@ -91,7 +91,7 @@ def _dump(
             print(f"--- maskwright {stage} ---\n{text()}", file=sys.stderr)
 
 
-# Rows of a tile for lists of few queries.
+# Rows of a tile for lists of few queries, see docs/lists-log.md.
 TOGETHER = 64
 
 
@@ -112,8 +112,7 @@ def choose_config(
     Args:
         group: query heads of a KV head.
     """
-    if group % 2 == 0 and lists_of_few_queries(mask) and not _differ_by_head(mask, score):
-        return for_few_queries(group, max(head_dim, value_dim))
+    few = lists_of_few_queries(mask)
     config = default_config(
         arch=arch,
         dtype=dtype,
@@ -121,19 +120,21 @@ def choose_config(
         value_dim=value_dim,
         q_len=q_len,
         granule=granule(mask),
-        aligned=aligned,
+        aligned=aligned and not few,
     )
+    if few:
+        return for_few_queries(config, 1 if _differ_by_head(mask, score) else group)
     listed = schedule_of(mask, TileShape(config.block_m, config.block_n)).listed
     # Addresses of gathered keys, and bits, take registers: four warps of 128 queries spill (ptxas 12.8).
     return replace(config, num_warps=8, num_stages=3) if listed and _wide(config) else config
 
 
-def for_few_queries(group: int, width: int) -> KernelConfig:
+def for_few_queries(config: KernelConfig, group: int) -> KernelConfig:
     """Tiles of few queries of many heads: what each of them lists is read once for all its heads."""
-    heads = min(group & -group, 16)  # the largest power of two in it
-    return KernelConfig(
-        max(TOGETHER // heads, 1), 64 if width <= 128 else 32, 4, 2, "pointer", heads
-    )
+    rows = min(config.block_m, TOGETHER)
+    heads = min(group & -group, 16, rows)  # the largest power of two in the group
+    warps = config.num_warps if config.num_stages < 3 else 4
+    return replace(config, block_m=rows // heads, heads=heads, num_warps=warps)
 
 
 def lists_of_few_queries(mask: n.Node) -> bool:

@@ -78,9 +78,11 @@ def test_the_default():
     assert (together.heads, together.rows, together.loads) == (16, 64, "pointer")
     assert (chosen(TOKEN, 6).heads, chosen(TOKEN, 6).rows) == (2, 64)
     assert chosen(TOKEN, 64).heads == 16
-    alone = [chosen(TOKEN, 1), chosen(ROWS, 16), chosen(k <= q, 16), chosen(TOKEN, 3)]
+    alone = [chosen(TOKEN, 1), chosen(ROWS, 16), chosen(TOKEN, 3)]
     alone += [chosen(TOKEN, 16, score=s - SLOPES[h] * (q - k))]
-    assert [x.heads for x in alone] == [1] * 5
+    assert [(x.heads, x.rows) for x in alone] == [(1, 64)] * 4
+    assert (chosen(k <= q, 16).heads, chosen(k <= q, 16).rows) == (1, 128)
+    assert chosen(TOKEN, 16, dtype="float32").rows == 32
 
 
 def test_refusals():

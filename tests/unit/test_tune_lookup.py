@@ -9,9 +9,13 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
+from maskwright import b
 from maskwright import k
+from maskwright import kv_head
 from maskwright import q
+from maskwright import table
 from maskwright.autotune import lookup
 from maskwright.autotune import store
 from maskwright.autotune.filter import Limits
@@ -20,9 +24,12 @@ from maskwright.autotune.key import Bucket
 from maskwright.autotune.key import Hardware
 from maskwright.autotune.key import Policy
 from maskwright.autotune.key import Software
+from maskwright.autotune.lookup import Choice
 from maskwright.autotune.lookup import Index
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
+from maskwright.runtime import tuned
+from maskwright.runtime.api import Attention
 from maskwright.runtime.cache import MaskwrightWarning
 
 SMALL = KernelConfig(64, 32, 4, 2)
@@ -240,3 +247,19 @@ def test_look_ups_load_neither_optuna_nor_torch():
     code += "print([m for m in ('optuna', 'torch', 'triton', 'rich') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(("tokens", "wanted"), [(64, KernelConfig(64, 32, 4, 2)), (1, None)])
+def test_untuned_choices_are_for_tiles_of_one_head(monkeypatch, tokens, wanted):
+    class Untuned:
+        def find(self, key, unfit):
+            return Choice(KernelConfig(64, 32, 4, 2), "model", None)
+
+    monkeypatch.setattr(lookup, "index", lambda *_, **__: Untuned())
+    row = q if tokens == 1 else q // tokens
+    found = Attention((k <= q) & (k // 64).isin(table("topk", ndim=4)[b, kv_head, row]))
+    query, key = torch.zeros(1, 4, 256, 64), torch.zeros(1, 1, 256, 64)
+    call = found.call(
+        query, key, key, {"topk": torch.zeros(1, 1, 256, 2).int()}, backend="reference"
+    )
+    assert tuned.forward_config(found, (query, key, key), call.shapes, inside=True) == wanted
