@@ -5,6 +5,7 @@ from __future__ import annotations
 # A runtime value of such a name gets an underscore.
 TAKEN = frozenset(
     [
+        "HEADS",
         "TensorDescriptor",
         "acc",
         "alpha",
@@ -137,8 +138,8 @@ TAKEN = frozenset(
         "phase",
         "pinned",
         "place",
-        "popcount",
         "place_columns",
+        "popcount",
         "position",
         "position0",
         "position1",
@@ -165,6 +166,7 @@ TAKEN = frozenset(
         "real",
         "result",
         "row",
+        "row_head",
         "rows",
         "scale",
         "scores",

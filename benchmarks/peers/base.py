@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from typing import Protocol
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -56,3 +58,14 @@ class Peer(Protocol):
 def only_plain(case: Case) -> str | None:
     """For contestants that know no mask but causal."""
     return None if case.name in PLAIN else "no mask but causal"
+
+
+def no_flash_attn_4() -> str | None:
+    """Why FlashAttention-4's kernels cannot run here, or None."""
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0):
+        return "needs a GPU of compute capability 9.0 or more"
+    try:
+        import flash_attn.cute  # noqa: F401
+    except (ImportError, OSError) as error:
+        return f"flash-attn-4 does not import: {error}"
+    return None

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmarks.peers.base import Prepared
+from benchmarks.peers.base import no_flash_attn_4
 
 if TYPE_CHECKING:
     from benchmarks.cases import Case
@@ -24,13 +24,7 @@ class FlashAttention4:
 
     def available(self) -> str | None:
         """Needs its package, and a Hopper or newer GPU."""
-        if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0):
-            return "needs a GPU of compute capability 9.0 or more"
-        try:
-            import flash_attn.cute  # noqa: F401
-        except (ImportError, OSError) as error:
-            return f"flash-attn-4 does not import: {error}"
-        return None
+        return no_flash_attn_4()
 
     def supports(self, case: Case) -> str | None:
         """What its arguments can say, 16-bit."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
+from benchmarks.peers.base import no_flash_attn_4
 from benchmarks.peers.flex import prepare_flex
 
 if TYPE_CHECKING:
@@ -23,13 +22,7 @@ class FlexFlash:
 
     def available(self) -> str | None:
         """Needs the CuTe kernels, and a Hopper or newer GPU."""
-        if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0):
-            return "needs a GPU of compute capability 9.0 or more"
-        try:
-            import flash_attn.cute  # noqa: F401
-        except (ImportError, OSError) as error:
-            return f"flash-attn-4 does not import: {error}"
-        return None
+        return no_flash_attn_4()
 
     def supports(self, case: Case) -> str | None:
         """Every 16-bit mask."""

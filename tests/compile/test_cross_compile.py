@@ -15,6 +15,7 @@ from maskwright import patterns
 from maskwright import q
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.pipeline import compile_forward
 from maskwright.codegen.plan import Request
@@ -70,6 +71,21 @@ def test_runtime_lists_keep_their_registers():
     for mask in masks:
         (report,) = cross_compile(mask, "sm_90")
         assert report.stack_bytes == 0, str(report)
+
+
+@pytest.mark.parametrize("group", [1, 4, 16])
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+def test_lists_of_every_token_of_a_group(arch, group):
+    mask = TOKEN.node
+    sizes = {"dtype": "bfloat16", "head_dim": 128, "value_dim": 128}
+    config = choose_config(mask, arch=arch, group=group, **sizes)
+    assert config.heads == group
+    made = compile_forward(Request(mask, None, *sizes.values(), True, False, config))
+    report = build(
+        made.plan, made.plan.request.pads, made.source, made.name, arch, "forward_kernel"
+    )
+    assert report.stack_bytes <= (16 if arch == "sm_80" else 0), str(report)
+    assert report.shared_bytes <= report.shared_limit
 
 
 @pytest.mark.parametrize("block", [(128, 64), (16, 64)], ids=str)
