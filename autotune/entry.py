@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
-from dataclasses import fields
 from functools import cached_property
 from typing import Any
 from typing import Literal
@@ -40,6 +39,13 @@ CONFIGS: dict[tuple[str, str], type[Any]] = {
     ("backward", "triton"): BackwardConfig,
     ("forward", "gluon_sm90"): GluonConfig,
     ("backward", "gluon_sm90"): GluonBackwardConfig,
+}
+
+
+# Choices that came later, and what every configuration before them was.
+LATER: dict[type[Any], dict[str, Any]] = {
+    KernelConfig: {"heads": 1},
+    GluonConfig: {"counter": False},
 }
 
 
@@ -195,17 +201,23 @@ class _Rest:
 def read_config(kind: type[Any], data: Any, where: str) -> Any:
     """A configuration from plain values.
 
-    A choice that is off by default may be missing: entries and tables are older than it.
+    Choices of ``LATER`` may be missing: entries and tables are older than they are.
 
     Raises:
         RecordError: it is no configuration of that type.
     """
-    if isinstance(data, dict):
-        data = {f.name: f.default for f in fields(kind) if not f.default} | data
     try:
-        return from_plain(kind, data, where)
+        return from_plain(kind, _with_later(kind, data), where)
     except LoweringError as error:
         raise RecordError(f"{where}: {error.what}", expression=data) from error
+
+
+def _with_later(kind: type[Any], data: Any) -> Any:
+    if not isinstance(data, dict):
+        return data
+    if kind is BackwardConfig:
+        return {name: _with_later(KernelConfig, x) for name, x in data.items()}
+    return LATER.get(kind, {}) | data
 
 
 def parse_json(text: str) -> Any:

@@ -110,13 +110,32 @@ def test_signed_nonsense_is_refused(make_entry, name, value):
         Entry.from_dict(data)
 
 
-def test_a_choice_that_came_later_is_off(make_entry):
-    entry = make_entry(template="gluon_sm90", config=GluonConfig(stages=3))
+@pytest.mark.parametrize(
+    ("name", "where", "config"),
+    [
+        ("counter", {"template": "gluon_sm90"}, GluonConfig(stages=3)),
+        ("heads", {}, KernelConfig(64, 64, 4, 2)),
+    ],
+)
+def test_a_choice_that_came_later_is_as_before(make_entry, name, where, config):
+    entry = make_entry(config=config, **where)
     data = json.loads(entry.to_text())
-    del data["config"]["pingpong"]
+    del data["config"][name]
     assert Entry.from_dict(signed(data)).config == entry.config
-    del data["config"]["stages"]
-    with pytest.raises(RecordError, match="stages"):
+    del data["config"]["block_n"]
+    with pytest.raises(RecordError, match="block_n"):
+        Entry.from_dict(signed(data))
+
+
+def test_choices_that_came_later_in_a_backward(make_entry):
+    config = BackwardConfig(KernelConfig(64, 64, 4, 2), KernelConfig(32, 64, 4, 2))
+    entry = make_entry(op="backward", config=config)
+    data = json.loads(entry.to_text())
+    for x in data["config"].values():
+        del x["heads"]
+    assert Entry.from_dict(signed(data)).config == entry.config
+    del data["config"]["keys"]["num_stages"]
+    with pytest.raises(RecordError, match="num_stages"):
         Entry.from_dict(signed(data))
 
 

@@ -52,8 +52,9 @@ def test_regret_of_the_standard_budget(make_table):
     assert found.exploration <= found.mean + 1e-9
 
 
-def test_proposals_beat_chance(make_table):
-    table = make_table()
+@pytest.mark.parametrize("seed", [2, 3])
+def test_proposals_beat_chance(make_table, seed):
+    table = make_table(seed=seed)
     ours, chance = (replay(table, "", SEARCHES, 40, sampler=x) for x in ("tpe", "random"))
     assert ours.exploration < chance.exploration
 
