@@ -75,7 +75,7 @@ class Reads:
 
     def bytes_of(self, config: KernelConfig) -> int:
         """Shared memory for them, at most: a buffer for each stage, and room for sums."""
-        m, keys = config.block_m, config.block_n
+        m, keys = config.rows, config.block_n
         if not self.fixed + self.lines + self.pairs:
             return 0
         size = 4 * (self.pairs * m * keys + self.lines * max(m, keys))
@@ -113,11 +113,11 @@ class Shared:
 
 def shared_forward(config: KernelConfig, heads: Heads, arch: str) -> Shared:
     """Shared memory of the Triton forward."""
-    head, value = padded_heads(heads.head_dim, heads.value_dim, heads.dtype, config.block_m)
+    head, value = padded_heads(heads.head_dim, heads.value_dim, heads.dtype, config.rows)
     size, stages = heads.itemsize, config.num_stages
-    query = size * config.block_m * head
+    query = size * config.rows * head
     key, values = size * config.block_n * head, size * config.block_n * value
-    if _asynchronous(config.block_m, heads, arch):
+    if _asynchronous(config.rows, heads, arch):
         # Without a pipeline the key's buffer is free again when the values come.
         walked = max(key, values) if stages == 1 else stages * (key + values)
         return _operands(query + walked, config, arch, _handed(config, heads))
@@ -242,7 +242,7 @@ def _operands(bytes_: int, config: KernelConfig, arch: str, weights: int) -> Sha
 
 def _handed(config: KernelConfig, heads: Heads) -> int:
     """Weights on their way from one product to the next, if their layouts differ."""
-    return heads.itemsize * config.block_m * config.block_n
+    return heads.itemsize * config.rows * config.block_n
 
 
 def _rounded(size: int) -> int:

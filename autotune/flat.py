@@ -80,7 +80,7 @@ class Flat:
         )
 
     def values(self, config: AnyConfig) -> dict[str, Any] | None:
-        """The choices that make a configuration; None if a value is none of its knob's."""
+        """The choices that make a configuration; None if no choices do."""
         parts: list[Any] = [config]
         if isinstance(config, BackwardConfig):
             parts = [config.queries, config.keys]
@@ -91,6 +91,8 @@ class Flat:
                 if data[knob.name] not in knob.values:
                     return None
                 found[self._name(prefix, knob)] = data[knob.name]
+            if space.make(**{knob.name: data[knob.name] for knob in space.knobs}) != part:
+                return None  # it differs in what is no knob
         return found
 
     def points(self, target: Target) -> Iterator[AnyConfig]:

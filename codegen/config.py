@@ -116,6 +116,8 @@ class BackwardConfig:
     def __post_init__(self) -> None:
         if self.queries.loads != self.keys.loads:
             raise LoweringError("both kernels of a backward load alike", expression=self)
+        if self.queries.heads > 1 or self.keys.heads > 1:
+            raise LoweringError("a tile of the backward has one head", expression=self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -140,7 +140,9 @@ def for_few_queries(config: KernelConfig, group: int) -> KernelConfig:
 def lists_of_few_queries(mask: n.Node) -> bool:
     """Runtime lists of blocks that every few queries have anew."""
     found = sources_of(mask)
-    return found is not None and any(0 < x.rows < 16 for x in found[0])
+    if found is None or not any(0 < x.rows < 16 for x in found[0]):
+        return False
+    return bool(schedule_of(mask, TileShape(16, 64)).sources)  # else every pair is evaluated
 
 
 def _differ_by_head(mask: n.Node, score: n.Node | None) -> bool:

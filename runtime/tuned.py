@@ -28,7 +28,7 @@ from maskwright.autotune.key import Template
 from maskwright.autotune.lookup import EXACT
 from maskwright.autotune.lookup import Choice
 from maskwright.codegen.config import SHARED_KIB
-from maskwright.codegen.pipeline import lists_of_few_queries
+from maskwright.codegen.sources import members_of
 from maskwright.dsl import nodes as n
 from maskwright.runtime import device
 from maskwright.runtime import settings
@@ -126,8 +126,8 @@ def choose(
     if searching and not known and _search(found, key, shapes):
         index = lookup.index(*places) or index
         choice = index.find(key, lambda x: unfit(x, key, limits))
-    if choice is not None and choice.origin == "model" and lists_of_few_queries(found.mask):
-        choice = None  # made for tiles of one head
+    if choice is not None and choice.origin == "model" and _lists(found.mask):
+        choice = None  # no mask that follows lists was asked when it was made for any mask
     if "tune" in current.debug:
         told = index.why_not(key) if choice is None else choice.told(key)
         print(f"--- maskwright tune ---\n{key.name}: {told}", file=sys.stderr)
@@ -135,6 +135,10 @@ def choose(
         found.choices.clear()
     found.choices[kind] = index, choice
     return choice
+
+
+def _lists(mask: n.Node) -> bool:
+    return bool(members_of(mask))
 
 
 def _kind(x: Tensor) -> tuple[Any, ...]:

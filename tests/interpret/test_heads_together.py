@@ -13,6 +13,7 @@ from maskwright import k
 from maskwright import kv_head
 from maskwright import q
 from maskwright import s
+from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.pipeline import choose_config
 from maskwright.dsl.errors import LoweringError
@@ -81,7 +82,9 @@ def test_the_default():
     alone = [chosen(TOKEN, 1), chosen(ROWS, 16), chosen(TOKEN, 3)]
     alone += [chosen(TOKEN, 16, score=s - SLOPES[h] * (q - k))]
     assert [(x.heads, x.rows) for x in alone] == [(1, 64)] * 4
-    assert (chosen(k <= q, 16).heads, chosen(k <= q, 16).rows) == (1, 128)
+    general = TOKEN & ((q - k) % 128 < 4)  # evaluated for every pair
+    for mask in (k <= q, general):
+        assert (chosen(mask, 16).heads, chosen(mask, 16).rows) == (1, 128)
     assert chosen(TOKEN, 16, dtype="float32").rows == 32
 
 
@@ -94,5 +97,7 @@ def test_refusals():
         KernelConfig(64, 64, 4, 2, "descriptor", 2)
     with pytest.raises(LoweringError, match="at least 16"):
         KernelConfig(4, 64, 4, 2, heads=2)
+    with pytest.raises(LoweringError, match="has one head"):
+        BackwardConfig(config, KernelConfig(32, 64, 4, 2))
     with pytest.raises(ValueError, match="do not divide a group of 6"):
         agrees(k <= q, 20, 20, 6, config)

@@ -180,3 +180,10 @@ def test_memory_is_not_read_before_it_is_written(poisoned, attend):
     given = {"topk": torch.tensor(drawn(2, 1, 2, 90, 4, limit=6))}
     mask = (k <= q) & (TOKEN | (q - k < 9))
     attend.matches(attend.inputs(70, 90), mask, **given)
+
+
+@pytest.mark.parametrize("name", ["min", "max", "next", "list"])
+def test_tables_named_like_functions_of_python(name):
+    mask = (k <= q) & (k // 16).isin(mw.table(name, ndim=4)[b, kv_head, q])
+    lists = drawn(3, 1, 1, 40, 2, limit=3)
+    agrees(mask, 30, 40, gradients=False, **{name: lists})

@@ -249,15 +249,22 @@ def test_look_ups_load_neither_optuna_nor_torch():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize(("tokens", "wanted"), [(64, KernelConfig(64, 32, 4, 2)), (1, None)])
-def test_untuned_choices_are_for_tiles_of_one_head(monkeypatch, tokens, wanted):
+@pytest.mark.parametrize(
+    ("listed", "wanted"),
+    [
+        ((k // 64).isin(table("topk", ndim=4)[b, kv_head, q]), None),
+        (k.isin(table("topk", ndim=4)[b, kv_head, 0]), None),
+        (table("topk", ndim=4)[b, kv_head, q, 0] > 0, KernelConfig(64, 32, 4, 2)),
+    ],
+    ids=str,
+)
+def test_untuned_choices_are_not_for_lists(monkeypatch, listed, wanted):
     class Untuned:
         def find(self, key, unfit):
             return Choice(KernelConfig(64, 32, 4, 2), "model", None)
 
     monkeypatch.setattr(lookup, "index", lambda *_, **__: Untuned())
-    row = q if tokens == 1 else q // tokens
-    found = Attention((k <= q) & (k // 64).isin(table("topk", ndim=4)[b, kv_head, row]))
+    found = Attention((k <= q) & listed)
     query, key = torch.zeros(1, 4, 256, 64), torch.zeros(1, 1, 256, 64)
     call = found.call(
         query, key, key, {"topk": torch.zeros(1, 1, 256, 2).int()}, backend="reference"
