@@ -131,7 +131,9 @@ def test_notes_come_through(made, capsys):
     assert "GPU 0 | note: a warning" in capsys.readouterr().err
 
 
+# A background job of a shell is started with interrupts ignored.
 INTERRUPTED = """
+import signal; signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys; sys.path.insert(0, {tests!r}); from pathlib import Path
 from test_tune_farm import HANG, Made, run_of
 made = Made(Path({log!r}))
