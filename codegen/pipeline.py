@@ -133,6 +133,7 @@ def for_few_queries(config: KernelConfig, group: int) -> KernelConfig:
     """Tiles of few queries of many heads: what each of them lists is read once for all its heads."""
     rows = min(config.block_m, TOGETHER)
     heads = min(group & -group, 16, rows)  # the largest power of two in the group
+    # Fewer stages are for float32 and wide heads, which need the registers of all their warps.
     warps = config.num_warps if config.num_stages < 3 else 4
     return replace(config, block_m=rows // heads, heads=heads, num_warps=warps)
 
