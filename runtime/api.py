@@ -25,7 +25,6 @@ from maskwright.codegen.pipeline import compile_forward
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan import WalkPlan
 from maskwright.dsl import nodes as n
-from maskwright.dsl.errors import LoweringError
 from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.errors import StrictError
 from maskwright.dsl.evaluate import mask_node
@@ -41,6 +40,7 @@ from maskwright.runtime import tuned
 from maskwright.runtime.bind import DTYPES
 from maskwright.runtime.bind import Binder
 from maskwright.runtime.bind import Shapes
+from maskwright.runtime.bind import check_config
 from maskwright.runtime.call import Call
 from maskwright.runtime.call import check_backend
 from maskwright.runtime.check import Report
@@ -322,12 +322,7 @@ class Attention:
                 interpreted=interpreted,
             )
         )
-        if config.loads == "descriptor" and not aligned:
-            raise LoweringError(
-                "descriptor loads need 16-byte bases and strides, and nothing broadcast",
-                expression=config,
-                fix='use loads="pointer", make the tensors contiguous, or let the heuristic choose',
-            )
+        check_config(config, s, aligned=aligned)
         request = Request(
             self.mask, self.score, dtype, s.head_dim, s.value_dim, call.inside, sinks, config
         )

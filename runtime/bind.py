@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from maskwright.codegen.api import check_head_dim
+from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.tables import read_by_position
 from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import BindingError
+from maskwright.dsl.errors import LoweringError
 from maskwright.dsl.errors import ShapeError
 from maskwright.dsl.evaluate import check_bindings
 from maskwright.dsl.evaluate import check_declarations
@@ -47,6 +49,30 @@ class Shapes:
     def positions_inside(self) -> bool:
         """All query positions lie in [0, kv_len)."""
         return self.q_offset >= 0 and self.q_offset + self.q_len <= self.kv_len
+
+
+def check_config(config: KernelConfig, shapes: Shapes, *, aligned: bool) -> None:
+    """Refuse a Triton forward that these tensors do not suit.
+
+    Args:
+        aligned: addresses and strides are multiples of 16 bytes, and nothing is broadcast.
+
+    Raises:
+        LoweringError: descriptor loads of other tensors, or heads of a tile that share no KV head.
+    """
+    if config.loads == "descriptor" and not aligned:
+        raise LoweringError(
+            "descriptor loads need 16-byte bases and strides, and nothing broadcast",
+            expression=config,
+            fix='use loads="pointer", make the tensors contiguous, or let the heuristic choose',
+        )
+    group = shapes.heads // shapes.kv_heads
+    if group % config.heads:
+        raise LoweringError(
+            f"{config.heads} heads a tile do not divide a group of {group}",
+            expression=config,
+            fix="heads=1, or let the heuristic choose",
+        )
 
 
 def check_tensors(query: Tensor, key: Tensor, value: Tensor, q_offset: int | None) -> Shapes:

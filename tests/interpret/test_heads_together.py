@@ -99,5 +99,5 @@ def test_refusals():
         KernelConfig(4, 64, 4, 2, heads=2)
     with pytest.raises(LoweringError, match="has one head"):
         BackwardConfig(config, KernelConfig(32, 64, 4, 2))
-    with pytest.raises(ValueError, match="do not divide a group of 6"):
+    with pytest.raises(LoweringError, match="do not divide a group of 6"):
         agrees(k <= q, 20, 20, 6, config)
