@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from dataclasses import fields
 from typing import Any
 
+from maskwright.autotune.spares import Spares
 from maskwright.dsl.errors import TuningError
 from maskwright.patterns import catalog
 from maskwright.patterns.catalog import CatalogEntry
@@ -75,12 +77,18 @@ class CatalogRun:
         return [x for x in self._entries().values() if not only or x.name in only]
 
     def tune(
-        self, item: Item, *, quiet: bool, tell: Callable[[str], None] | None = None
+        self,
+        item: Item,
+        *,
+        quiet: bool,
+        tell: Callable[[str], None] | None = None,
+        spares: Spares | None = None,
     ) -> dict[str, Any]:
         """Tune one, and say what came out.
 
         Args:
             tell: takes the progress; it is shown on the terminal if None.
+            spares: keeps the workers for the next one.
 
         Raises:
             TuningError: there is no result.
@@ -89,7 +97,9 @@ class CatalogRun:
         from maskwright.autotune.ask import budget_of
 
         limits = budget_of(self.budget, self.trials, self.effort)
-        options = tuning.Options(quiet, self.again, self.workers, self.sampler, tell=tell)
+        options = tuning.Options(
+            quiet, self.again, self.workers, self.sampler, tell=tell, spares=spares
+        )
         entry, length = self._entries()[item.name], item.q_len
         sizes: dict[str, Any] = {name: getattr(self, name) for name in _SIZES}
         sizes |= entry.bindings(self.batch, self.heads, self.kv_heads, length, length, self.seed)
@@ -109,10 +119,11 @@ def named(item: Item, **fields: Any) -> dict[str, Any]:
 def one_by_one(run: CatalogRun, *, quiet: bool, note: Callable[[str], None]) -> list[Any]:
     """All in this process; what fails is told, and the rest goes on."""
     results = []
-    for item in run.items():
-        note(str(item))
-        try:
-            results.append(run.tune(item, quiet=quiet))
-        except TuningError as error:
-            results.append(named(item, failed=error.what))
+    with closing(Spares()) as spares:
+        for item in run.items():
+            note(str(item))
+            try:
+                results.append(run.tune(item, quiet=quiet, spares=spares))
+            except TuningError as error:
+                results.append(named(item, failed=error.what))
     return results

@@ -49,6 +49,7 @@ class Child:
         os.set_blocking(self.output, False)
         self.buffer = b""
         self.count = 0
+        self.answered = 0
 
     @staticmethod
     def python(module: str, **env: str) -> Child:
@@ -57,6 +58,16 @@ class Child:
         paths = [x for x in (root, *sys.path) if x]
         env |= {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
         return Child([sys.executable, "-m", module], env)
+
+    @property
+    def idle(self) -> bool:
+        """It has answered everything that it was asked."""
+        return self.answered == self.count
+
+    @property
+    def alive(self) -> bool:
+        """It has not ended."""
+        return self.process.poll() is None
 
     def send(self, **request: Any) -> None:
         """Ask for something.
@@ -98,6 +109,7 @@ class Child:
             found = None
         if not isinstance(found, dict) or found.get("id", self.count) != self.count:
             raise ChildError(f"a worker answered {line[:80]!r}")
+        self.answered = found.get("id", self.answered)
         return found
 
     def last_words(self) -> str:

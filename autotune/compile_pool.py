@@ -23,11 +23,13 @@ from maskwright.autotune.job import Job
 from maskwright.autotune.key import Hardware
 from maskwright.autotune.outcome import Build
 from maskwright.autotune.record import from_plain
+from maskwright.autotune.spares import Spares
 from maskwright.codegen.configs import AnyConfig
 
 LIMIT = 30.0  # seconds for one configuration
 START = 120.0  # for a worker to load the compiler, on a machine that is busy
 MEMORY = 4 << 30
+_MODULE = "maskwright.autotune.compile_worker"
 _OFTEN = 20  # compilations after which the limit follows them
 _A_WORKER = 2 << 30  # bytes of memory
 
@@ -52,7 +54,8 @@ class _Slot:
     child: Child | None = None
     config: AnyConfig | None = None
     since: float = 0.0
-    ready: bool = False
+    ready: bool = False  # it has the job
+    spare: bool = False  # it has loaded the compiler for a search before this one
 
 
 @dataclass
@@ -63,6 +66,7 @@ class CompilePool:
         gpu: what is compiled for; must be known before anything is submitted.
         spawn: starts a worker; tests give others.
         limit: seconds a configuration may take.
+        spares: workers of the search before, and for the next one.
     """
 
     job: Job
@@ -72,6 +76,7 @@ class CompilePool:
     memory: int = MEMORY
     ahead: int = 0
     spawn: Callable[[], Child] | None = None
+    spares: Spares | None = None
     slots: list[_Slot] = field(default_factory=list)
     waiting: deque[AnyConfig] = field(default_factory=deque)
     seconds: list[float] = field(default_factory=list)
@@ -84,7 +89,7 @@ class CompilePool:
         """Let the workers load the compiler while nobody needs them yet."""
         with contextlib.suppress(ChildError, OSError):
             for slot in self.slots:
-                slot.child, slot.ready = self._spawn(), False
+                self._start(slot)
 
     @property
     def room(self) -> int:
@@ -118,6 +123,9 @@ class CompilePool:
         """See ``Compiler``."""
         self.waiting.clear()
         for slot in self.slots:
+            if self.spares is not None and slot.child is not None and slot.ready:
+                self.spares.keep(_MODULE, slot.child)
+                slot.child = None
             self._end(slot)
 
     def _feed(self) -> None:
@@ -129,17 +137,30 @@ class CompilePool:
         slot.config, slot.since = config, time.monotonic()
         try:
             if slot.child is None:
-                slot.child, slot.ready = self._spawn(), False
-            elif slot.ready:
+                self._start(slot)
+            assert slot.child is not None
+            if slot.ready:
                 slot.child.send(do="compile", config=config.to_dict())
+            elif slot.spare:
+                self._open(slot.child)
         except ChildError:
             self._end(slot)
             self.waiting.appendleft(config)
 
+    def _start(self, slot: _Slot) -> None:
+        found = self.spares.take(_MODULE) if self.spares is not None else None
+        slot.spare, slot.ready = found is not None, False
+        slot.child = found or self._spawn()
+
     def _spawn(self) -> Child:
         if self.spawn is not None:
             return self.spawn()
-        return Child.python("maskwright.autotune.compile_worker", CUDA_VISIBLE_DEVICES="")
+        return Child.python(_MODULE, CUDA_VISIBLE_DEVICES="")
+
+    def _open(self, child: Child) -> None:
+        assert self.gpu is not None
+        gpu = {"arch": self.gpu.arch, "processors": self.gpu.processors}
+        child.send(do="open", job=self.job.to_dict(), **gpu)
 
     def _look(self, slot: _Slot) -> tuple[AnyConfig, Build] | None:
         """What a worker has to say; starts it, and ends it, where that is due."""
@@ -151,9 +172,7 @@ class CompilePool:
             if answer is None:
                 return self._overdue(slot, child, config)
             if "ready" in answer:
-                assert self.gpu is not None
-                gpu = {"arch": self.gpu.arch, "processors": self.gpu.processors}
-                child.send(do="open", job=self.job.to_dict(), **gpu)
+                self._open(child)
             elif "open" in answer:
                 slot.ready, slot.since = True, time.monotonic()
                 child.send(do="compile", config=config.to_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -41,6 +42,7 @@ class Plan:
         sample: how many of them, drawn at random; 0 is all.
         seconds: then it stops, and what is missing is missing.
         known: a table of an earlier run, whose rows are kept.
+        accept: the mask does not forbid a configuration; asked of those that a sample would have.
     """
 
     points: Sequence[AnyConfig]
@@ -49,6 +51,7 @@ class Plan:
     rounds: int = ROUNDS
     seed: int = 0
     known: Table | None = None
+    accept: Callable[[AnyConfig], bool] = lambda config: True
 
 
 def record(
@@ -113,7 +116,9 @@ def _chosen(plan: Plan, default: AnyConfig, kept: Collection[AnyConfig]) -> list
     """In random order, so that a part is a fair sample; the default first."""
     others = [x for x in plan.points if x != default and x not in kept]
     random.Random(plan.seed).shuffle(others)
-    return [default, *(others[: plan.sample - 1] if plan.sample else others)]
+    if plan.sample:
+        others = list(itertools.islice(filter(plan.accept, others), plan.sample - 1))
+    return [default, *others]
 
 
 def _compiled(

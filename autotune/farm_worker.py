@@ -17,6 +17,7 @@ from maskwright.autotune.record import from_plain
 from maskwright.autotune.serve import Handler
 from maskwright.autotune.serve import Say
 from maskwright.autotune.serve import serve
+from maskwright.autotune.spares import Spares
 from maskwright.dsl.errors import TuningError
 
 
@@ -25,6 +26,7 @@ class FarmWorker:
 
     def __init__(self, say: Say) -> None:
         self.say = say
+        self.spares = Spares()  # they end with this process
 
     def open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Once, before the rest; says which kind of GPU is here.
@@ -41,7 +43,8 @@ class FarmWorker:
         """One key, and whatever becomes of it."""
         item = from_plain(Item, request["item"])
         try:
-            return {"result": self.run.tune(item, quiet=False, tell=self._tell)}
+            found = self.run.tune(item, quiet=False, tell=self._tell, spares=self.spares)
+            return {"result": found}
         except BusyError as error:
             return {"busy": error.what}
         except TuningError as error:

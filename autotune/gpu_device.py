@@ -25,6 +25,7 @@ from maskwright.autotune.outcome import Outcome
 from maskwright.autotune.outcome import Race
 from maskwright.autotune.outcome import config_from
 from maskwright.autotune.record import from_plain
+from maskwright.autotune.spares import Spares
 from maskwright.codegen.configs import AnyConfig
 from maskwright.dsl.errors import TuningError
 
@@ -32,6 +33,7 @@ START = 300.0  # seconds: imports, inputs, reference of a long call
 COMPILE = 60.0  # of a candidate whose machine code is not in the cache
 _LEAST, _TIMES = 4.0, 20.0  # limit of a candidate's run: seconds, or times what is expected
 _CALLS = 100.0  # about how many calls a candidate's checks and times make
+_MODULE = "maskwright.autotune.gpu_worker"
 _GUILTY = ("sticky", "timeout")
 
 
@@ -47,6 +49,7 @@ class GpuDevice:
         spawn: starts a worker; tests give others.
         least: seconds that every candidate has.
         turn: to measure on the GPU; it is waited for before there are inputs, and given back at the end.
+        spares: the worker of the search before, and for the next one.
     """
 
     job: Job
@@ -54,6 +57,7 @@ class GpuDevice:
     least: float = _LEAST
     start_limit: float = START
     turn: GpuTurn | None = None
+    spares: Spares | None = None
     facts: Facts | None = None
     child: Child | None = None
     respawned: int = 0
@@ -66,8 +70,7 @@ class GpuDevice:
             BusyError: another search keeps the GPU, for longer than the turn waits.
         """
         try:
-            self.child = self.spawn() if self.spawn else _spawn()
-            self._answer(self.start_limit)
+            self._spawn()
             self._take_turn()
             answer = self._ask(self.start_limit, do="open", job=self.job.to_dict())
         except (ChildError, LateError) as error:
@@ -130,11 +133,21 @@ class GpuDevice:
 
     def close(self) -> None:
         """See ``Device``."""
+        if self.spares is not None and self.child is not None and self.respawned == 0:
+            self.spares.keep(_MODULE, self.child)
+            self.child = None
         self._end()
         if self.turn is not None:
             self.turn.release()
 
     # -- the process ----------------------------------------------------------------------------
+    def _spawn(self) -> None:
+        """A process that has loaded everything but the job."""
+        self.child = self.spares.take(_MODULE) if self.spares is not None else None
+        if self.child is None:
+            self.child = self.spawn() if self.spawn else _spawn()
+            self._answer(self.start_limit)
+
     def _take_turn(self) -> None:
         """Only the process itself knows for sure which GPU it will measure on."""
         if self.turn is None or self.job.backend == "interpret":
@@ -225,7 +238,7 @@ def identify(limit: float = START) -> Answer:
 
 def _spawn() -> Child:
     # It must not be tuned what is tuned.
-    return Child.python("maskwright.autotune.gpu_worker", MASKWRIGHT_TUNE="off")
+    return Child.python(_MODULE, MASKWRIGHT_TUNE="off")
 
 
 def _race(data: Any) -> Race:

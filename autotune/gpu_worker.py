@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -51,9 +52,11 @@ class GpuWorker:
         return {"gpu": gpu, "hardware": kind}
 
     def open(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Once, before the rest."""
+        """Before the rest; again for another job, whose memory the one before leaves."""
         from maskwright.autotune.bench import Bench
 
+        vars(self).pop("bench", None)
+        self._free()
         self.job = Job.from_dict(request["job"])
         self.bench = Bench(self.job, self._enter)
         facts = self.bench.open()
@@ -90,6 +93,12 @@ class GpuWorker:
         """Another phase begins, with another limit of time."""
         self.phase = phase
         self.say({"phase": phase})
+
+    def _free(self) -> None:
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()  # nothing where there is no GPU
 
     def _synchronize(self) -> None:
         """What a candidate broke shows now and not at the next one."""

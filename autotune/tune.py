@@ -46,6 +46,7 @@ from maskwright.autotune.search import search
 from maskwright.autotune.seeds import by_cost
 from maskwright.autotune.seeds import seeds
 from maskwright.autotune.space import Target
+from maskwright.autotune.spares import Spares
 from maskwright.autotune.table import Table
 from maskwright.codegen.configs import AnyConfig
 from maskwright.codegen.gluon import GluonConfig
@@ -67,6 +68,7 @@ class Options:
         sampler: ``tpe`` (Optuna), or ``random``.
         patience: seconds to wait for another search on the same GPU.
         tell: takes the lines of the progress; they are shown on the terminal if None.
+        spares: keeps the workers for the next search.
     """
 
     quiet: bool = True
@@ -75,6 +77,7 @@ class Options:
     sampler: str = "tpe"
     patience: float = float("inf")
     tell: Callable[[str], None] | None = None
+    spares: Spares | None = None
 
 
 def tune(mask: Any, budget: Budget, options: Options = Options(), **sizes: Any) -> Tuned:
@@ -124,7 +127,8 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         progress = _progress(job, options, stack)
         compiler = _compiler(job, options, stack, search=True)
         turn = GpuTurn(progress.insist, options.patience)
-        found_device = GpuDevice(job, turn=turn) if device is None else device
+        own = GpuDevice(job, turn=turn, spares=options.spares)
+        found_device = own if device is None else device
         stack.callback(found_device.close)
         progress.facts = facts = found_device.start()
         started += turn.waited
@@ -190,7 +194,8 @@ def record_table(
         target = Target(facts.key, Limits.of(job.mask_node, job.score_node))
         points = tuple(Flat(job.op, job.template).points(target))
         left = max(1.0, seconds - (time.monotonic() - started))
-        plan = Plan(points, left, sample, seed=job.seed, known=known)
+        accept = partial(_possible, job)
+        plan = Plan(points, left, sample, seed=job.seed, known=known, accept=accept)
         return record(job, plan, facts, device, compiler, progress.step)
 
 
@@ -229,7 +234,7 @@ def _compiler(job: Job, options: Options, stack: contextlib.ExitStack, *, search
         return NoCompiler()
     workers = options.workers or workers_of_this_machine()
     if search:
-        made = CompilePool(job, None, min(workers, _AHEAD))
+        made = CompilePool(job, None, min(workers, _AHEAD), spares=options.spares)
     else:
         made = CompilePool(job, None, workers, ahead=2 * workers)
     stack.callback(made.close)

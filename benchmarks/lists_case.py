@@ -55,6 +55,7 @@ CONTESTANTS: dict[str, Contestant] = {
     for x in (
         Contestant(Maskwright("maskwright"), "exact"),
         Contestant(Maskwright("maskwright_prepared", prepared=True), "exact"),
+        Contestant(Maskwright("maskwright_selected", select=(0, 0)), "exact"),
         Contestant(Minference("minference"), "tiled"),
         Contestant(Minference("minference_prepared", prepared=True), "tiled"),
         Contestant(FlashAttention3("fa3"), "causal"),
@@ -74,7 +75,7 @@ def run_row(row: Row, shape: cases.Shape, names: Sequence[str], options: runner.
     entries: dict[str, Entry] = {}
     ready: dict[str, Prepared] = {}
     for name in names:
-        peer, mask = CONTESTANTS[name].peer, CONTESTANTS[name].mask
+        peer, mask = _peer(name, row), CONTESTANTS[name].mask
         if mask not in benches:
             case = masks[mask]
             benches[mask] = runner.Bench(case, tensors, correct.reference(case, tensors))
@@ -100,11 +101,19 @@ def run_row(row: Row, shape: cases.Shape, names: Sequence[str], options: runner.
         "mask": str(masks["exact"].mask),
         "shape": asdict(shape),
         "pairs": pairs,
-        "shares": shares(row, lists, shape),
+        "shares": shares(row, lists, shape, theirs="minference" in names),
         "gpu_before": before,
         "gpu_after": after,
         "contestants": entries,
     }
+
+
+def _peer(name: str, row: Row) -> Peer:
+    """A contestant; what it selects is as much as the row lists."""
+    peer = CONTESTANTS[name].peer
+    if isinstance(peer, Maskwright) and peer.select is not None:
+        return replace(peer, select=(row.columns, row.diagonals))
+    return peer
 
 
 def masks_of(
@@ -144,24 +153,36 @@ def exact_pairs(row: Row, lists: tuple[Tensor, Tensor]) -> int:
     return sum(list_cases.exact_pairs(*head, row.seq) for head in heads)
 
 
-def shares(row: Row, lists: tuple[Tensor, Tensor], shape: cases.Shape) -> dict[str, float]:
+def shares(
+    row: Row, lists: tuple[Tensor, Tensor], shape: cases.Shape, *, theirs: bool = True
+) -> dict[str, float]:
     """Of the causal triangle: attended, and what the kernels multiply; of the first head.
 
     Whole tiles and whole steps of gathered columns count, masked parts included.
+
+    Args:
+        theirs: count MInference's, too, in a loop over its blocks.
     """
     columns, diagonals = (x[0, 0].long().numpy() for x in lists)
     whole = list_cases.triangle(row.seq)
-    theirs = 0
+    found = {
+        "exact": list_cases.exact_pairs(columns, diagonals, row.seq) / whole,
+        "maskwright": _ours(row, columns, diagonals, shape) / whole,
+    }
+    if theirs:
+        found["minference"] = _theirs(row, columns, diagonals) / whole
+    return found
+
+
+def _theirs(row: Row, columns: Any, diagonals: Any) -> int:
+    """Products of MInference's kernel."""
+    products = 0
     for block in range(-(-row.seq // 64)):
         keys = np.flatnonzero(tiled.visited(diagonals, block, row.seq))
         gathered = columns[columns <= keys[-1]]
         rest = len(gathered) - np.isin(gathered, keys, assume_unique=True).sum()
-        theirs += 64 * (len(keys) + 64 * -(-int(rest) // 64))
-    return {
-        "exact": list_cases.exact_pairs(columns, diagonals, row.seq) / whole,
-        "maskwright": _ours(row, columns, diagonals, shape) / whole,
-        "minference": theirs / whole,
-    }
+        products += 64 * (len(keys) + 64 * -(-int(rest) // 64))
+    return products
 
 
 def _ours(row: Row, columns: Any, diagonals: Any, shape: cases.Shape) -> int:

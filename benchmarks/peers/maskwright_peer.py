@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import maskwright as mw
 from benchmarks.peers.base import Prepared
+from maskwright.patterns import selectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Mapping
+    from typing import Any
 
     from torch import Tensor
 
@@ -24,6 +28,7 @@ class Maskwright:
     name: str
     backend: str = "auto"
     prepared: bool = False  # what the device computes before the kernel is outside the call
+    select: tuple[int, int] | None = None  # first choose as many columns and diagonals, in the call
 
     def available(self) -> str | None:
         """Always."""
@@ -38,6 +43,8 @@ class Maskwright:
         compiled = mw.compile(case.mask)
         attend: Callable[..., Tensor] = compiled  # type: ignore[assignment]
         options = {"backend": self.backend, **case.bindings}
+        if self.select is not None:
+            return Prepared(partial(_select_and_attend, attend, tensors, self.select, options))
         if not self.prepared:
             return Prepared(lambda: attend(*tensors, **options))
 
@@ -46,3 +53,15 @@ class Maskwright:
 
         ready = setup()
         return Prepared(lambda: attend(*tensors, prepared=ready, **options), setup)
+
+
+def _select_and_attend(
+    attend: Callable[..., Tensor],
+    tensors: Tensors,
+    sizes: tuple[int, int],
+    options: Mapping[str, Any],
+) -> Tensor:
+    """Choose lists, then attend along those of the case: random inputs would choose scattered ones,
+    and the time of choosing does not depend on what is chosen."""
+    selectors.vertical_slash(tensors.query, tensors.key, *sizes)
+    return attend(*tensors, **options)

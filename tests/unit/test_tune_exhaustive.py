@@ -56,6 +56,14 @@ def test_a_sample_holds_the_default(setting):
     assert set(found.by_config) != set(other.by_config)
 
 
+def test_a_sample_has_what_the_mask_accepts(setting):
+    table, points, _ = setting
+    small = {x for x in points if x.block_n < 64}
+    found = recorded(setting, Plan(points, 1e9, sample=20, rounds=2, accept=small.__contains__))
+    assert len(found.rows) == 20
+    assert set(found.by_config) - {found.config(found.default)} < small
+
+
 def test_a_table_is_gone_on_with(setting):
     _, points, _ = setting
     first = recorded(setting, Plan(points, 1e9, sample=30, rounds=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from maskwright.autotune.gpu_device import GpuDevice
 from maskwright.autotune.gpu_worker import classify
 from maskwright.autotune.job import Job
 from maskwright.autotune.outcome import Facts
+from maskwright.autotune.spares import Spares
 from maskwright.codegen.config import KernelConfig
 from maskwright.dsl.errors import TuningError
 
@@ -119,6 +121,58 @@ def test_a_compiler_that_misbehaves_harms_nobody_else(pool, fault, status, tmp_p
     if fault == GRANDCHILD:
         time.sleep(0.1)
         assert not alive(int((tmp_path / "marker").read_text()))
+
+
+@pytest.fixture
+def spares():
+    with contextlib.closing(Spares()) as found:
+        yield found
+
+
+def test_workers_outlive_a_search(job, spawn, make_entry, spares):
+    """The second search starts no worker; one that hangs at its end is not handed on."""
+    hardware = make_entry().key.hardware
+    for number in range(3):
+        pool = CompilePool(job, None, 2, limit=1.5, spawn=spawn, spares=spares)
+        pool.load()
+        pool.gpu = hardware
+        given = [config(OK, rows) for rows in (16, 32, 64)]
+        for x in given:
+            pool.submit(x)
+        assert {build.code for build in results(pool).values()} == {"16", "32", "64"}
+        if number == 1:
+            pool.submit(config(HANG))
+            pool.take(0.2)
+        pool.close()
+        assert len(spawn.started) == (2, 2, 3)[number]
+    children = [child for kept in spares.kept.values() for child in kept]
+    assert len(children) == 2
+    assert sum(alive(x.process.pid) for x in spawn.started) == 2
+    spares.close()
+    assert not any(alive(x.process.pid) for x in spawn.started)
+
+
+def test_a_spare_worker_that_died_is_replaced(job, spawn, make_entry, spares):
+    for _ in range(2):
+        pool = CompilePool(job, make_entry().key.hardware, 1, limit=1.5, spawn=spawn, spares=spares)
+        pool.submit(config(OK, 16))
+        assert [x.status for x in results(pool).values()] == ["ok"]
+        pool.close()
+        spawn.started[-1].process.kill()
+        spawn.started[-1].process.wait()
+    assert len(spawn.started) == 2
+
+
+def test_the_process_of_the_gpu_outlives_a_search(job, spawn, make_entry, spares):
+    """Unless it had to be replaced: the GPU may remember what happened."""
+    text = json.dumps(asdict(Facts(make_entry().key, config(OK), 0.5, 0.004)))
+    options = {"spawn": lambda: spawn(FACTS=text), "least": 1.0, "start_limit": 30.0}
+    for fault, started in ((OK, 1), (OK, 1), (STICKY, 3), (OK, 4)):
+        device = GpuDevice(job, spares=spares, **options)
+        assert device.start().ms == 0.5
+        device.measure(config(fault), 1.0)
+        device.close()
+        assert len(spawn.started) == started
 
 
 def test_a_closed_pool_leaves_no_process(pool):
