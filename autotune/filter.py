@@ -188,6 +188,8 @@ def unfit(config: AnyConfig, key: Key, limits: Limits = ANYTHING) -> str:
             return f"{hardware.arch} has no bulk copy engine"
         if not p.aligned:
             return "the copy engine needs 16-byte bases and strides, and nothing broadcast"
+    if isinstance(config, KernelConfig) and p.group % config.heads:
+        return f"{config.heads} heads a tile do not divide a group of {p.group}"
     heads = Heads(p.head_dim, p.value_dim, p.dtype)
     if isinstance(config, GluonTemplate):
         reason = _unfit_gluon(config, key)

@@ -153,8 +153,10 @@ class Index:
 def distance(key: Key, other: Key) -> tuple[int, ...] | None:
     """How far an entry for ``other`` is from ``key``; None if it says nothing about it.
 
-    The same mask counts as nearer than another one, equal density as nearer than another; then the
-    sum of the steps between the buckets. Another mask must be as dense, and its density known.
+    The same mask counts as nearer than another one, equal density as nearer than another, then the
+    same group and dtype; then the sum of the steps between the buckets. Another mask must be as
+    dense, and its density known. From 65 queries on another group of query heads, and the other
+    dtype of 16 bits, are near: tiles, products and copies are the same.
     """
     mine, theirs = key.bucket, other.bucket
     if _alike(key) != _alike(other):
@@ -163,13 +165,17 @@ def distance(key: Key, other: Key) -> tuple[int, ...] | None:
     same_density = mine.density == theirs.density
     if not same_mask and (not same_density or mine.density == "runtime"):
         return None
+    kinds = [(x.problem.group, x.problem.dtype) for x in (key, other)]
+    same_kind = kinds[0] == kinds[1]
+    if not same_kind and min(mine.q_len, theirs.q_len) < _SHORT:
+        return None
     q_steps, kv_steps = abs(mine.q_len - theirs.q_len), abs(mine.kv_len - theirs.kv_len)
     programs = abs(mine.programs - theirs.programs)
     if max(q_steps, kv_steps) > FARTHEST_LENGTH or programs > FARTHEST_PROGRAMS:
         return None
     if q_steps and min(mine.q_len, theirs.q_len) < _SHORT:
         return None
-    return (not same_mask, not same_density, q_steps + kv_steps + programs)
+    return (not same_mask, not same_density, not same_kind, q_steps + kv_steps + programs)
 
 
 def whatever_software(entries: Iterable[Entry]) -> dict[Key, Entry]:
@@ -194,8 +200,9 @@ def _untuned(key: Key, mask: str) -> tuple[object, ...]:
 
 
 def _alike(key: Key) -> tuple[object, ...]:
-    """What must be equal, whatever the sizes and the mask."""
-    problem: Problem = replace(key.problem, mask="", slug="")
+    """What must be equal, whatever the sizes, the mask, the group, and which 16 bits."""
+    dtype = "16 bits" if key.problem.dtype in ("float16", "bfloat16") else key.problem.dtype
+    problem: Problem = replace(key.problem, mask="", slug="", group=0, dtype=dtype)
     return problem, key.hardware, key.policy
 
 

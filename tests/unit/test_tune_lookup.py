@@ -104,10 +104,32 @@ def test_another_mask_serves_only_in_its_class(make_entry):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"dtype": "float16"}, {"head_dim": 64}, {"group": 1}, {"aligned": False}, {"inside": False}],
+    [{"dtype": "float32"}, {"head_dim": 64}, {"aligned": False}, {"inside": False}],
 )
 def test_nothing_else_is_near(make_entry, changes):
     assert Index([make_entry()], [make_entry()]).find(make_entry(**changes).key) is None
+
+
+@pytest.mark.parametrize("changes", [{"dtype": "float16"}, {"group": 1}])
+def test_another_group_and_the_other_16_bits_are_near(make_entry, changes):
+    """Nearer than another mask, further than other lengths; not where queries are few."""
+    wanted = make_entry(**changes).key
+    entry = make_entry(config=SMALL)
+    assert Index([entry]).find(wanted).origin == "nearest"
+    window = make_entry(WINDOW, config=LARGE, **changes)
+    longer = make_entry(config=LARGE, bucket=Bucket(14, 14, 6, "half"), **changes)
+    assert Index([window, entry]).find(wanted).entry == entry
+    assert Index([longer, entry]).find(wanted).entry == longer
+    few = Bucket(5, 13, 6, "half")
+    assert Index([make_entry(bucket=few)]).find(make_entry(bucket=few, **changes).key) is None
+
+
+def test_packed_heads_divide_the_group(make_entry):
+    packed = make_entry(config=KernelConfig(16, 64, 4, 3, heads=4))
+    assert packed.key.problem.group % 4 == 0
+    key = make_entry(group=6).key
+    assert "do not divide" in unfit(packed.config, key)
+    assert Index([packed]).find(key, lambda x: unfit(x, key)) is None
 
 
 def test_another_way_of_measuring_is_not_near(make_entry):
