@@ -155,7 +155,8 @@ def distance(key: Key, other: Key) -> tuple[int, ...] | None:
 
     The same mask counts as nearer than another one, equal density as nearer than another, then the
     same group and dtype; then the sum of the steps between the buckets. Another mask must be as
-    dense, and its density known. From 65 queries on another group of query heads, and the other
+    dense, and its density known; for Gluon kernels it is not asked: their heuristic goes by the kind
+    of the mask (blocks, tables, lists), which density does not tell. From 65 queries on another group of query heads, and the other
     dtype of 16 bits, are near: tiles, products and copies are the same.
     """
     mine, theirs = key.bucket, other.bucket
@@ -163,7 +164,8 @@ def distance(key: Key, other: Key) -> tuple[int, ...] | None:
         return None
     same_mask = key.problem.mask == other.problem.mask
     same_density = mine.density == theirs.density
-    if not same_mask and (not same_density or mine.density == "runtime"):
+    dense_alike = same_density and mine.density != "runtime"
+    if not same_mask and not (dense_alike and key.problem.template == "triton"):
         return None
     kinds = [(x.problem.group, x.problem.dtype) for x in (key, other)]
     same_kind = kinds[0] == kinds[1]

@@ -21,6 +21,7 @@ from benchmarks import nsa  # noqa: E402
 from benchmarks import report  # noqa: E402
 from benchmarks import select_cost  # noqa: E402
 from benchmarks.list_cases import Row  # noqa: E402
+from benchmarks.peers import maskwright_peer  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,6 +126,27 @@ def test_a_run_without_a_gpu(tmp_path, monkeypatch):
     assert table.rows[0][0] == "256/40/110/1"
     assert "maskwright" in table.header
     assert "minference" not in "".join(table.header)
+
+
+def test_lists_can_be_chosen_in_the_call(tmp_path, monkeypatch):
+    """As many as the row lists, in every call; what is attended to is still the row's."""
+    asked, chosen = [], maskwright_peer.selectors.vertical_slash
+
+    def select(query, key, columns, diagonals):
+        asked.append((columns, diagonals))
+        return chosen(query, key, columns, diagonals)
+
+    monkeypatch.setattr(maskwright_peer.selectors, "vertical_slash", select)
+    monkeypatch.setattr(correct, "SAMPLES", 4)
+    out = tmp_path / "lists.json"
+    options = ["--device=cpu", "--dtype=float32", "--heads=2", "--kv-heads=1", "--head-dim=16"]
+    options += ["--rounds=1", "--target-ms=1", "--child-timeout=0", "--quiet", f"--out={out}"]
+    assert lists.main(["--rows=256/40/110/1", "--peers=maskwright_selected", *options]) == 0
+    case = json.loads(out.read_text())["cases"][0]
+    assert case["contestants"]["maskwright_selected"]["status"] == "ok"
+    assert "minference" not in case["shares"]
+    assert len(asked) > 1
+    assert set(asked) == {(40, 110)}
 
 
 def test_the_table_with_all_contestants():

@@ -57,7 +57,7 @@ def test_a_sample_holds_the_default(setting):
 
 
 def test_a_sample_has_what_the_mask_accepts(setting):
-    table, points, _ = setting
+    _, points, _ = setting
     small = {x for x in points if x.block_n < 64}
     found = recorded(setting, Plan(points, 1e9, sample=20, rounds=2, accept=small.__contains__))
     assert len(found.rows) == 20

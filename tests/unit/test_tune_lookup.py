@@ -28,6 +28,7 @@ from maskwright.autotune.lookup import Choice
 from maskwright.autotune.lookup import Index
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.gluon import GluonConfig
 from maskwright.runtime import tuned
 from maskwright.runtime.api import Attention
 from maskwright.runtime.cache import MaskwrightWarning
@@ -100,6 +101,14 @@ def test_another_mask_serves_only_in_its_class(make_entry):
     assert Index([entry]).find(sparse) is None
     unknown = Bucket(13, 13, 6, "runtime")
     assert Index([make_entry(WINDOW, bucket=unknown)]).find(make_entry(bucket=unknown).key) is None
+
+
+def test_gluon_kernels_take_no_other_mask(make_entry):
+    gluon = {"config": GluonConfig(), "template": "gluon_sm90"}
+    window, causal = make_entry(WINDOW, **gluon), make_entry(**gluon)
+    assert Index([window]).find(causal.key) is None
+    longer = make_entry(bucket=Bucket(14, 14, 6, "half"), **gluon)
+    assert Index([causal]).find(longer.key).origin == "nearest"
 
 
 @pytest.mark.parametrize(
