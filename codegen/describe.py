@@ -201,8 +201,8 @@ def _walk_lines(walk: WalkPlan) -> list[str]:
 
 
 def _tile(config: KernelConfig | GluonConfig | GluonBackwardConfig) -> str:
-    together = isinstance(config, KernelConfig) and config.heads > 1
-    heads = f" of {config.heads} heads" if together else ""
+    together = config.heads if isinstance(config, KernelConfig) else 1
+    heads = f" of {together} heads" if together > 1 else ""
     return f"{config.block_m} queries{heads} x {config.block_n} keys"
 
 
