@@ -148,7 +148,7 @@ def key_gradient_cost(
 ) -> Estimate | None:
     """Likewise of the backward kernel that keeps keys and walks over queries."""
     head, value = _widths(work.heads, rows)
-    turned = KernelConfig(config.block_n, config.block_m, config.num_warps, config.num_stages)
+    turned = KernelConfig(config.block_n, config.rows, config.num_warps, config.num_stages)
     step = _step_of(turned, work.heads, (head, value), (head, value))
     tile = TileShape(config.block_n, config.block_m, work.call.inside, transposed=True)
     shared = shared_key_gradient(config, work.heads, gpu.arch, rows)
@@ -179,7 +179,7 @@ def seconds(work: Work, gpu: Gpu = H100) -> Callable[[KernelConfig | BackwardCon
 
 def forward_step(config: KernelConfig, heads: Heads) -> Step:
     """A step of the forward."""
-    head, value = _widths(heads, config.block_m)
+    head, value = _widths(heads, config.rows)
     return _step_of(config, heads, (head,), (value,), rescaled=True)
 
 
@@ -225,8 +225,8 @@ def _step_of(
     *,
     rescaled: bool = False,
 ) -> Step:
-    """Of a configuration whose ``block_m`` stays."""
-    sizes = (config.block_m, config.block_n, config.num_warps, config.num_stages)
+    """Of a configuration whose rows stay."""
+    sizes = (config.rows, config.block_n, config.num_warps, config.num_stages)
     return Step(*sizes, scores, sums, heads.itemsize, rescaled)
 
 

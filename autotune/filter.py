@@ -133,9 +133,9 @@ def shared_query_gradient(config: KernelConfig, heads: Heads, arch: str, rows: i
     """
     head, value = padded_heads(heads.head_dim, heads.value_dim, heads.dtype, rows)
     size, stages = heads.itemsize, config.num_stages
-    kept = size * config.block_m * (head + value)
+    kept = size * config.rows * (head + value)
     walked = size * config.block_n * (head + value)
-    if _asynchronous(config.block_m, heads, arch):
+    if _asynchronous(config.rows, heads, arch):
         return _operands(kept + stages * walked, config, arch, 2 * _handed(config, heads))
     most = kept + max(1, stages - 1) * walked + _handed(config, heads)
     return Shared(most + _ALIGNMENT, exact=False)
@@ -146,8 +146,8 @@ def shared_key_gradient(config: KernelConfig, heads: Heads, arch: str, rows: int
     head, value = padded_heads(heads.head_dim, heads.value_dim, heads.dtype, rows)
     size, stages = heads.itemsize, config.num_stages
     kept = size * config.block_n * (head + value)
-    walked = size * config.block_m * (head + value)
-    statistics = (stages - 1) * 2 * 4 * config.block_m
+    walked = size * config.rows * (head + value)
+    statistics = (stages - 1) * 2 * 4 * config.rows
     gaps = _rounded(statistics)
     if _asynchronous(config.block_n, heads, arch):
         weights = 4 * _handed(config, heads)
@@ -155,7 +155,7 @@ def shared_key_gradient(config: KernelConfig, heads: Heads, arch: str, rows: int
         return Shared(found.most, found.exact and not statistics)
     handed = _handed(config, heads)
     if stages == 1:  # measured: up to two tiles of weights, or one of queries
-        handed = max(2 * handed, size * config.block_m * max(head, value))
+        handed = max(2 * handed, size * config.rows * max(head, value))
     return Shared(kept + max(1, stages - 1) * walked + gaps + handed + _ALIGNMENT, exact=False)
 
 
@@ -165,7 +165,7 @@ def shared(config: AnyConfig, heads: Heads, arch: str, reads: Reads = ANYTHING.r
         case KernelConfig():
             return _beside_reads(shared_forward(config, heads, arch), config, reads)
         case BackwardConfig(queries, keys):
-            rows = min(queries.block_m, keys.block_n)
+            rows = min(queries.rows, keys.block_n)
             both = (
                 _beside_reads(shared_query_gradient(queries, heads, arch, rows), queries, reads),
                 _beside_reads(shared_key_gradient(keys, heads, arch, rows), keys, reads),
@@ -188,14 +188,15 @@ def unfit(config: AnyConfig, key: Key, limits: Limits = ANYTHING) -> str:
             return f"{hardware.arch} has no bulk copy engine"
         if not p.aligned:
             return "the copy engine needs 16-byte bases and strides, and nothing broadcast"
-    if isinstance(config, KernelConfig) and p.group % config.heads:
-        return f"{config.heads} heads a tile do not divide a group of {p.group}"
     heads = Heads(p.head_dim, p.value_dim, p.dtype)
     if isinstance(config, GluonTemplate):
         reason = _unfit_gluon(config, key)
         if reason:
             return reason
     else:
+        packed = [x.heads for x in kernels if p.group % x.heads]
+        if packed:
+            return f"{packed[0]} heads a tile do not divide a group of {p.group}"
         if any(32 * kernel.num_warps > _LARGEST_BLOCK for kernel in kernels):
             return f"a block has at most {_LARGEST_BLOCK} threads"
         blocks = limits.granule

@@ -23,6 +23,7 @@ from benchmarks.table_counts import recompiles_table
 from benchmarks.table_lists import head_mix_table
 from benchmarks.table_lists import lists_table
 from benchmarks.table_lists import nsa_table
+from benchmarks.table_lists import nsa_training_table
 from benchmarks.table_lists import select_table
 from benchmarks.table_training import training_table
 
@@ -60,6 +61,7 @@ def table_of(result: Result) -> Table:
         "lists": lists_table,
         "head_mix": head_mix_table,
         "nsa": nsa_table,
+        "nsa_training": nsa_training_table,
         "select_cost": select_table,
         "host_cost": host_cost_table,
         "recompiles": recompiles_table,

@@ -21,6 +21,7 @@ MODULES = {
     "lists": "benchmarks.lists",
     "head_mix": "benchmarks.head_mix",
     "nsa": "benchmarks.nsa",
+    "nsa_training": "benchmarks.nsa",
     "select_cost": "benchmarks.select_cost",
     "host_cost": "benchmarks.host_cost",
     "recompiles": "benchmarks.recompiles",

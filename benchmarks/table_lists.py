@@ -120,6 +120,39 @@ def _nsa_row(case: Entry) -> list[str]:
     ]
 
 
+def nsa_training_table(result: Result) -> Table:
+    """Likewise, of steps: forward and backward."""
+    cases: list[Entry] = result["cases"]
+    rows = [_nsa_training_row(case) for case in cases]
+    header = ["S", "group", "lists", "maskwright", "cuDNN, dense causal", "FA2, dense causal"]
+    header += ["forward ms", "backward ms", "faster", "its backward", "pairs, dense / listed"]
+    header += ["of that, backward"]
+    notes = [
+        "TFLOP/s on attended pairs (ms of a step, median of rounds in turn); a step counts 3.5 x forward.",
+        "forward and backward ms: of maskwright; backward is step minus forward, by rounds.",
+        "faster: than dense cuDNN, steps and backward. of that: how much of the ratio of pairs is kept.",
+        *(spread(cases) + reasons(cases) + origin(result)),
+    ]
+    return Table("Blocks chosen by every token, forward and backward", header, rows, notes)
+
+
+def _nsa_training_row(case: Entry) -> list[str]:
+    found, failed = case["contestants"], case.get("failed")
+    ours, dense = (found.get(x, {}) for x in ("maskwright", "sdpa_cudnn"))
+    both = "ms" in ours and "ms" in dense
+    faster = dense["ms"] / ours["ms"] if both else None
+    back = dense["backward"]["ms"] / ours["backward"]["ms"] if both else None
+    pairs = case.get("pairs_ratio")
+    return [
+        *(str(case["shape"]["seq"]), str(case["group"]), case["lists"]),
+        *(cell(found.get(x), failed) for x in ("maskwright", "sdpa_cudnn", "sdpa_flash")),
+        *(f"{ours[x]['ms']:.3f}" if x in ours else NONE for x in ("forward", "backward")),
+        *(times(faster), times(back)),
+        NONE if pairs is None else f"{pairs:.1f}",
+        NONE if back is None or pairs is None else f"{back / pairs:.2f}",
+    ]
+
+
 def select_table(result: Result) -> Table:
     """One row a length, one column a selector."""
     cases: list[Entry] = result["cases"]

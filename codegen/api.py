@@ -10,7 +10,6 @@ import numpy as np
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.config import arch_number
-from maskwright.codegen.config import default_backward
 from maskwright.codegen.configs import AnyConfig
 from maskwright.codegen.explain import Explanation
 from maskwright.codegen.explain import explain_call
@@ -20,8 +19,7 @@ from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_backward import default_gluon_backward
 from maskwright.codegen.gluon_plan import gluon_backward_request
 from maskwright.codegen.gluon_plan import gluon_request
-from maskwright.codegen.granule import granule
-from maskwright.codegen.granule import row_granule
+from maskwright.codegen.pipeline import choose_backward
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.pipeline import compile_forward
@@ -100,9 +98,7 @@ def source(
     if backend == "gluon" or isinstance(config, GluonTemplate):
         return _gluon_source(op, node, score_node(score), config, sizes, has_sinks=sinks)
     if op == "backward":
-        both = config or default_backward(
-            **sizes, granule=granule(node), row_granule=row_granule(node)
-        )
+        both = config or choose_backward(node, **sizes)
         if not isinstance(both, BackwardConfig):
             raise LoweringError("the backward has two kernels", fix="give a BackwardConfig")
         return compile_backward(BackwardRequest(node, score_node(score), *what, both)).source

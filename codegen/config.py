@@ -25,7 +25,7 @@ class KernelConfig:
         num_stages: depth of the load pipeline.
         loads: ``pointer``, or ``descriptor`` for the bulk copy engine (sm_90 and up).
         heads: query heads of one KV head in a tile, for masks that no query head differs in; keys are
-            then read once for all of them. Forward, pointer loads; it must divide the group.
+            then read once for all of them. Pointer loads; it must divide the group.
     """
 
     block_m: int = 128
@@ -107,7 +107,8 @@ class BackwardConfig:
 
     Attributes:
         queries: of the kernel that keeps queries and walks over keys.
-        keys: of the kernel that keeps ``block_n`` keys and walks over tiles of ``block_m`` queries.
+        keys: of the kernel that keeps ``block_n`` keys and walks over tiles of ``block_m`` queries (of
+            ``heads`` heads).
     """
 
     queries: KernelConfig = KernelConfig(64, 64, 4, 2)
@@ -116,8 +117,6 @@ class BackwardConfig:
     def __post_init__(self) -> None:
         if self.queries.loads != self.keys.loads:
             raise LoweringError("both kernels of a backward load alike", expression=self)
-        if self.queries.heads > 1 or self.keys.heads > 1:
-            raise LoweringError("a tile of the backward has one head", expression=self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -11,12 +11,15 @@ from functools import lru_cache
 from typing import Generic
 from typing import TypeVar
 
+from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.config import default_backward
 from maskwright.codegen.config import default_config
 from maskwright.codegen.describe import SOURCE_FORMAT
 from maskwright.codegen.describe import brief
 from maskwright.codegen.describe import schedule_lines
 from maskwright.codegen.granule import granule
+from maskwright.codegen.granule import row_granule
 from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan import WalkPlan
@@ -27,6 +30,7 @@ from maskwright.codegen.plan_backward import plan_backward
 from maskwright.codegen.render import render_backward
 from maskwright.codegen.render import render_forward
 from maskwright.codegen.schedule import Schedule
+from maskwright.codegen.sources import derive_sources
 from maskwright.codegen.sources import sources_of
 from maskwright.codegen.tile import TileShape
 from maskwright.dsl import nodes as n
@@ -91,8 +95,9 @@ def _dump(
             print(f"--- maskwright {stage} ---\n{text()}", file=sys.stderr)
 
 
-# Rows of a tile for lists of few queries, see docs/lists-log.md.
+# Rows of a tile for lists of few queries, see docs/lists-log.md, and most heads in it.
 TOGETHER = 64
+_MOST_TOGETHER = 16
 
 
 def choose_config(
@@ -132,18 +137,61 @@ def choose_config(
 def for_few_queries(config: KernelConfig, group: int) -> KernelConfig:
     """Tiles of few queries of many heads: what each of them lists is read once for all its heads."""
     rows = min(config.block_m, TOGETHER)
-    heads = min(group & -group, 16, rows)  # the largest power of two in the group
+    heads = min(group & -group, _MOST_TOGETHER, rows)  # the largest power of two in the group
     # Fewer stages are for float32 and wide heads, which need the registers of all their warps.
     warps = config.num_warps if config.num_stages < 3 else 4
     return replace(config, block_m=rows // heads, heads=heads, num_warps=warps)
 
 
+def choose_backward(
+    mask: n.Node,
+    *,
+    score: n.Node | None = None,
+    arch: str,
+    dtype: str,
+    head_dim: int,
+    value_dim: int,
+    aligned: bool = True,
+    group: int = 1,
+) -> BackwardConfig:
+    """The heuristic's configurations of the backward; arguments as for ``choose_config``."""
+    few = _walks_lists_of_few_queries(mask) and not _differ_by_head(mask, score)
+    heads = min(group & -group, _MOST_TOGETHER) if few else 1
+    config = default_backward(
+        arch=arch,
+        dtype=dtype,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        granule=granule(mask),
+        row_granule=row_granule(mask),
+        aligned=aligned and heads == 1,
+    )
+    if heads == 1:
+        return config
+    return BackwardConfig(_together(config.queries, heads), _together(config.keys, heads))
+
+
+def _together(config: KernelConfig, heads: int) -> KernelConfig:
+    """As many rows, of several heads."""
+    heads = min(heads, config.block_m)
+    return replace(config, block_m=config.block_m // heads, heads=heads)
+
+
+def _walks_lists_of_few_queries(mask: n.Node) -> bool:
+    """Likewise ``lists_of_few_queries``; both kernels of the backward follow them."""
+    shapes = TileShape(16, 64), TileShape(64, 16, transposed=True)
+    return _has_lists_of_few_queries(mask) and all(derive_sources(mask, x) for x in shapes)
+
+
 def lists_of_few_queries(mask: n.Node) -> bool:
     """Runtime lists of blocks that every few queries have anew."""
+    # Else every pair is evaluated.
+    return _has_lists_of_few_queries(mask) and bool(schedule_of(mask, TileShape(16, 64)).sources)
+
+
+def _has_lists_of_few_queries(mask: n.Node) -> bool:
     found = sources_of(mask)
-    if found is None or not any(0 < x.rows < 16 for x in found[0]):
-        return False
-    return bool(schedule_of(mask, TileShape(16, 64)).sources)  # else every pair is evaluated
+    return found is not None and any(0 < x.rows < 16 for x in found[0])
 
 
 def _differ_by_head(mask: n.Node, score: n.Node | None) -> bool:

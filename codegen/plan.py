@@ -187,14 +187,19 @@ def plan_forward(request: Request) -> WalkPlan:
         LoweringError: several heads in a tile, and the mask or the score differs between them.
     """
     plan = plan_walk(request, request.tile)
-    config = request.config
-    if isinstance(config, KernelConfig) and config.heads > 1:
-        _check_heads(plan)
+    check_heads(plan)
     return plan
 
 
-def _check_heads(plan: WalkPlan) -> None:
+def check_heads(plan: WalkPlan) -> None:
+    """Several heads in a tile have one mask and one score.
+
+    Raises:
+        LoweringError: they differ, or columns are gathered.
+    """
     request = plan.request
+    if not isinstance(request.config, KernelConfig) or request.config.heads == 1:
+        return
     nodes = (request.mask,) if request.score is None else (request.mask, request.score)
     if any("h" in n.symbols(x) for x in nodes) or plan.listed is not None:
         raise LoweringError(

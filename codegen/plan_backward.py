@@ -14,6 +14,7 @@ from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.plan import Binding
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan import WalkPlan
+from maskwright.codegen.plan import check_heads
 from maskwright.codegen.plan import plan_walk
 from maskwright.codegen.sources import derive_sources
 from maskwright.dsl import nodes as n
@@ -90,7 +91,11 @@ class BackwardPlan:
 
 
 def plan_backward(request: BackwardRequest) -> BackwardPlan:
-    """Decide the backward kernels for a request."""
+    """Decide the backward kernels for a request.
+
+    Raises:
+        LoweringError: several heads in a tile, and the mask or the score differs between them.
+    """
     if isinstance(request.config, GluonBackwardConfig):
         return _one_kernel(request, request.config)
     queries, keys = request.of(request.config.queries), request.of(request.config.keys)
@@ -99,6 +104,8 @@ def plan_backward(request: BackwardRequest) -> BackwardPlan:
     lists = all(derive_sources(request.mask, x) is not None for x in shapes)
     walk = plan_walk(keys, keys.transposed_tile, gradients=True, lists=lists)
     first = plan_walk(queries, queries.tile, gradients=True, lists=lists)
+    for each in (first, walk):
+        check_heads(each)
     names = None if request.tables is None else set(map(safe_name, request.tables))
     wanted = (x for x in first.table_gradients if names is None or x.table in names)
     return BackwardPlan(

@@ -52,7 +52,7 @@ class Shapes:
 
 
 def check_config(config: KernelConfig, shapes: Shapes, *, aligned: bool) -> None:
-    """Refuse a Triton forward that these tensors do not suit.
+    """Refuse a Triton kernel that these tensors do not suit.
 
     Args:
         aligned: addresses and strides are multiples of 16 bytes, and nothing is broadcast.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from maskwright.codegen.api import source
-from maskwright.codegen.config import default_backward
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_backward import default_gluon_backward
 from maskwright.codegen.gluon_plan import gluon_backward_request
 from maskwright.codegen.gluon_plan import gluon_request
-from maskwright.codegen.granule import granule
-from maskwright.codegen.granule import row_granule
+from maskwright.codegen.pipeline import choose_backward
 from maskwright.codegen.pipeline import choose_config
 from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.pipeline import compile_forward
@@ -44,13 +42,7 @@ def cross_compile(
         build_one = build_gluon_backward if op == "backward" else build_gluon
         return (build_one(node, dtype=dtype, head_dim=head_dim),)
     if op == "backward":
-        both = default_backward(
-            arch=arch,
-            dtype=dtype,
-            head_dim=head_dim,
-            granule=granule(node),
-            row_granule=row_granule(node),
-        )
+        both = choose_backward(node, arch=arch, dtype=dtype, head_dim=head_dim, value_dim=head_dim)
         made = compile_backward(BackwardRequest(node, None, dtype, head_dim, head_dim, True, both))
         return tuple(
             build(plan, made.plan.pads, made.source, made.name, arch, kernel)

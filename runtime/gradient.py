@@ -18,16 +18,13 @@ from torch import Tensor
 
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
-from maskwright.codegen.config import default_backward
-from maskwright.codegen.granule import granule
-from maskwright.codegen.granule import row_granule
 from maskwright.codegen.pipeline import Compiled
+from maskwright.codegen.pipeline import choose_backward
 from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.plan_backward import BackwardPlan
 from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.dsl import nodes as n
 from maskwright.dsl.errors import DispatchError
-from maskwright.dsl.errors import LoweringError
 from maskwright.runtime import build
 from maskwright.runtime import device
 from maskwright.runtime import gluon
@@ -35,6 +32,7 @@ from maskwright.runtime import settings
 from maskwright.runtime import tuned
 from maskwright.runtime.bind import DTYPES
 from maskwright.runtime.bind import Shapes
+from maskwright.runtime.bind import check_config
 from maskwright.runtime.bind import check_tensors
 from maskwright.runtime.cache import MaskwrightWarning
 from maskwright.runtime.interpret import interpreter
@@ -267,36 +265,48 @@ def _chosen(
         found.configs.backward
         or tuned.backward_config(found, tensors, shapes, inside=how.inside)
         or _config(
-            found.mask, arch, dtype, shapes.head_dim, shapes.value_dim, aligned, how.interpreted
+            (found.mask, found.score),
+            arch,
+            dtype,
+            (shapes.head_dim, shapes.value_dim, shapes.heads // shapes.kv_heads),
+            aligned=aligned,
+            interpreted=how.interpreted,
         )
     )
-    if "descriptor" in (config.queries.loads, config.keys.loads) and not aligned:
-        raise LoweringError(
-            "descriptor loads need 16-byte bases and strides, and nothing broadcast",
-            expression=config,
-            fix='use loads="pointer", make the tensors contiguous, or let the heuristic choose',
-        )
+    for kernel in (config.queries, config.keys):
+        check_config(kernel, shapes, aligned=aligned)
     return config
 
 
 @lru_cache(maxsize=1024)
 def _config(
-    mask: n.Node,
+    nodes: tuple[n.Node, n.Node | None],
     arch: str,
     dtype: str,
-    head_dim: int,
-    value_dim: int,
+    sizes: tuple[int, int, int],
+    *,
     aligned: bool,
     interpreted: bool,
 ) -> BackwardConfig:
-    if interpreted:  # it pays per step, not per element
-        return BackwardConfig(KernelConfig(32, 32, 4, 1), KernelConfig(32, 32, 4, 1))
-    return default_backward(
+    head_dim, value_dim, group = sizes
+    config = choose_backward(
+        nodes[0],
+        score=nodes[1],
         arch=arch,
         dtype=dtype,
         head_dim=head_dim,
         value_dim=value_dim,
-        granule=granule(mask),
-        row_granule=row_granule(mask),
         aligned=aligned,
+        group=group,
     )
+    return _interpreted(config) if interpreted else config
+
+
+def _interpreted(config: BackwardConfig) -> BackwardConfig:
+    """For the interpreter, which pays per step, not per element."""
+
+    def small(kernel: KernelConfig) -> KernelConfig:
+        queries = kernel.block_m if kernel.heads > 1 else 32
+        return KernelConfig(queries, 32, 4, 1, heads=kernel.heads)
+
+    return BackwardConfig(small(config.queries), small(config.keys))

@@ -13,7 +13,6 @@ from maskwright import k
 from maskwright import kv_head
 from maskwright import q
 from maskwright import s
-from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.pipeline import choose_config
 from maskwright.dsl.errors import LoweringError
@@ -97,7 +96,5 @@ def test_refusals():
         KernelConfig(64, 64, 4, 2, "descriptor", 2)
     with pytest.raises(LoweringError, match="at least 16"):
         KernelConfig(4, 64, 4, 2, heads=2)
-    with pytest.raises(LoweringError, match="has one head"):
-        BackwardConfig(config, KernelConfig(32, 64, 4, 2))
     with pytest.raises(LoweringError, match="do not divide a group of 6"):
         agrees(k <= q, 20, 20, 6, config)

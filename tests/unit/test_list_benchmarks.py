@@ -18,6 +18,7 @@ from benchmarks import list_cases  # noqa: E402
 from benchmarks import lists  # noqa: E402
 from benchmarks import lists_case  # noqa: E402
 from benchmarks import nsa  # noqa: E402
+from benchmarks import nsa_case  # noqa: E402
 from benchmarks import report  # noqa: E402
 from benchmarks import select_cost  # noqa: E402
 from benchmarks.list_cases import Row  # noqa: E402
@@ -244,13 +245,52 @@ def test_blocks_of_every_token_on_a_cpu(tmp_path, monkeypatch, group):
     result = json.loads(out.read_text())
     assert [x["lists"] for x in result["cases"]] == ["runs", "tokens"]
     for case in result["cases"]:
-        drawn = nsa.draw(1100, 2, nsa.RUNS[case["lists"]], "cpu")
+        drawn = nsa_case.draw(1100, 2, nsa_case.RUNS[case["lists"]], "cpu")
         topk = {"topk": drawn.numpy()}
         kept = mw.to_dense(mw.parse(case["mask"]), 1100, heads=2 * group, kv_heads=2, **topk)
         found = case["contestants"]["maskwright"]
         assert (found["status"], found["pairs"]) == ("ok", kept.sum())
         assert case["pairs_ratio"] == 2 * group * 1100 * 1101 // 2 / kept.sum()
     assert report.table_of(result).rows[0][:3] == ["1100", str(group), "runs"]
+
+
+def test_gradients_of_blocks_of_every_token_on_a_cpu(tmp_path, monkeypatch):
+    """Checked and timed; dense contestants need a GPU, and the table says so."""
+    monkeypatch.setattr(correct, "SAMPLES", 4)
+    out = tmp_path / "nsa.json"
+    options = ["--device=cpu", "--dtype=float32", "--kv-heads=2", "--head-dim=16", "--rounds=2"]
+    options += ["--op=training", "--groups=2", "--seqs=300", "--target-ms=1", f"--out={out}"]
+    assert nsa.main([*options, "--quiet"]) == 0
+    result = json.loads(out.read_text())
+    assert (result["kind"], result["command"].split()[2]) == ("nsa_training", "benchmarks.nsa")
+    for case in result["cases"]:
+        found = case["contestants"]["maskwright"]
+        assert found["status"] == "ok"
+        assert set(found["gradient_error"]) >= {"dq", "dk", "dv"}
+        assert found["backward"]["ms"] > 0
+        assert "GPU" in case["contestants"]["sdpa_cudnn"]["reason"]
+    row = report.table_of(result).rows[0]
+    assert (row[:3], row[4:6], row[8:10]) == (["300", "2", "runs"], ["-", "-"], ["-", "-"])
+
+
+def test_the_table_of_gradients_of_blocks():
+    def entry(step, backward):
+        parts = {"forward": {"ms": step - backward}, "backward": {"ms": backward}}
+        return {"status": "ok", "ms": step, "iqr": 0.1, "tflops": 100.0, **parts}
+
+    found = {"maskwright": entry(20.0, 15.0), "sdpa_cudnn": entry(100.0, 75.0)}
+    case = {"name": "nsa", "shape": {"seq": 8}, "group": 4, "lists": "runs", "contestants": found}
+    failed = {"name": "nsa runs", "shape": {"seq": 8}, "failed": "no memory", "contestants": {}}
+    facts = dict.fromkeys(("gpu", "driver", "torch", "triton", "maskwright"), "?")
+    both = [case | {"pairs_ratio": 10.0}, failed | {"group": 4, "lists": "runs"}]
+    result = {"kind": "nsa_training", "cases": both, "environment": facts, "date": ""}
+    table = report.table_of(result | {"command": ""})
+    assert table.rows[0][3:] == [
+        *("100 (20.000)", "100 (100.000)", "-", "5.000", "15.000"),
+        *("5.00x", "5.00x", "10.0", "0.50"),
+    ]
+    assert table.rows[1][3:] == ["failed"] * 3 + ["-"] * 6
+    assert any("no memory" in note for note in table.notes)
 
 
 def test_the_cost_of_selection(tmp_path):
