@@ -194,9 +194,10 @@ def unfit(config: AnyConfig, key: Key, limits: Limits = ANYTHING) -> str:
         if reason:
             return reason
     else:
-        packed = [x.heads for x in kernels if p.group % x.heads]
-        if packed:
-            return f"{packed[0]} heads a tile do not divide a group of {p.group}"
+        tiles = (config,) if isinstance(config, KernelConfig) else (config.queries, config.keys)
+        packed = max(tile.heads for tile in tiles)  # powers of two
+        if p.group % packed:
+            return f"{packed} heads a tile do not divide a group of {p.group}"
         if any(32 * kernel.num_warps > _LARGEST_BLOCK for kernel in kernels):
             return f"a block has at most {_LARGEST_BLOCK} threads"
         blocks = limits.granule
