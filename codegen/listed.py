@@ -100,6 +100,8 @@ def _lists(mask: n.Node) -> tuple[n.Member | None, Diagonals | None] | None:
     diagonals = [x for x in map(_diagonals, members) if x is not None]
     if not members or len(columns) > 1 or len(diagonals) > 1:
         return None
+    if any(x.run > 1 for x in members):
+        return None
     if len(columns) + len(diagonals) < len(members) or not all(one_row(x) for x in members):
         return None
     if grown(mask, members) is None:

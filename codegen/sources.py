@@ -152,6 +152,8 @@ def one_row(member: n.Member) -> bool:
 
 
 def _source(member: n.Member) -> Source | None:
+    if member.run > 1:
+        return None
     match member.value:
         case n.Arith("//", x, n.Const(int(size))) if x is K and size > 1:
             return _blocks(member, size)

@@ -76,6 +76,7 @@ TAKEN = frozenset(
         "heads",
         "held",
         "high",
+        "in_run",
         "int",
         "is_full",
         "is_partial",
