@@ -22,7 +22,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Env: TypeAlias = Mapping[str, Any]
 
 PARAM_LIMIT = 2**29  # a param, twice over or with a position, still fits int32
-_NOWHERE = -(2**62)  # below all entries, and below all values by more than a run
+_NOWHERE = np.int64(-(2**62))  # below all entries, and below all values by more than a run
 _COMPARE = {
     "<": np.less,
     "<=": np.less_equal,

@@ -14,6 +14,7 @@ import torch
 from listed_masks import BESIDE_STATIC
 from listed_masks import COLUMN
 from listed_masks import DIAGONAL
+from listed_masks import FOLLOWED
 from listed_masks import VERTICAL_SLASH
 
 import maskwright as mw
@@ -130,6 +131,18 @@ def test_random_lists(sizes, config):
         lists["s_idx"] = drawn(diagonals + 50, diagonals + 3, sizes[1])
         report = run(VERTICAL_SLASH, *sizes, config=config, **lists)
         assert report.ok, f"{columns} {diagonals} {report}"
+
+
+@pytest.mark.parametrize("config", ["default", "two_stages", "three_consumers", "five_stages"])
+@pytest.mark.parametrize("name", ["tiled16", "tiled64", "runs"])
+def test_entries_that_stand_for_many(name, config):
+    """Parts of a tile's queries begin where their diagonals do, or between."""
+    for sizes, offset in (((200, 200), None), ((150, 333), 41), ((190, 190), -64)):
+        lists = {"v_idx": drawn(9, 40, sizes[1]), "s_idx": drawn(10, 6, sizes[1])}
+        lists["s_idx"][:, 1, ::2] = (100, 170, -5)
+        chosen = CONFIGS[config]
+        report = run(FOLLOWED[name], *sizes, config=chosen, q_offset=offset, **lists)
+        assert report.ok, f"{sizes} {report}"
 
 
 @pytest.mark.parametrize("config", [None, CONFIGS["several"]], ids=["one", "several"])

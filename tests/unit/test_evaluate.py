@@ -169,6 +169,8 @@ def test_runs(seed):
     member = (k - 12).isin(mw.table("row")[()], run=run)
     found = [any(e != -1 and e <= x < e + run for e in row.tolist()) for x in values.tolist()]
     assert to_dense(member, 1, 42, row=row)[0, 0, 0].tolist() == found
+    short = {"k": np.arange(42), "row": row.astype(np.int32)}
+    assert evaluate(member.node, short).tolist() == found
     env = {"k": torch.arange(42), "row": torch.tensor(row)}
     assert torch_eval.evaluate(member.node, env, torch.device("cpu")).tolist() == found
 
