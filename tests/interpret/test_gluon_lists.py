@@ -145,6 +145,28 @@ def test_entries_that_stand_for_many(name, config):
         assert report.ok, f"{sizes} {report}"
 
 
+@pytest.mark.parametrize("step", [1, 16, 64])
+@pytest.mark.parametrize("offset", [0, 41, -30])
+def test_each_part_of_the_queries_is_told_the_tiles_it_meets(offset, step):
+    mask = (q // step * step - k + 3).isin(mw.table("s_idx", ndim=3)[mw.b, mw.h], run=step)
+    made = compiled(mask, config=SMALL)
+    block, parts, q_len, kv_len = SMALL.block_n, 2, 128, 256
+    entries = torch.tensor([[[5, 100, -40, -1]]], dtype=torch.int32)
+    with interpreter():
+        found = load(made, interpreted=True).prepare(
+            *(q_len, kv_len, 1, 1, 1, entries.device), q_offset=offset, s_idx=entries
+        )
+    listed, _, _, bits, first, count, _ = found
+    met = listed[0, 0, bits + 4 * count + 2 :][:count].tolist()
+    queries = (np.arange(q_len) + offset) // step * step
+    for at in range(count):
+        keys = (offset // block - at - first) * block + np.arange(block)
+        values = queries[:, None] - keys + 3
+        pairs = np.isin(values[..., None] - np.arange(step), (5, 100, -40)).any((1, 2))
+        wanted = sum(2**i for i, x in enumerate(np.split(pairs, parts)) if x.any())
+        assert met[at] == wanted
+
+
 @pytest.mark.parametrize("config", [None, CONFIGS["several"]], ids=["one", "several"])
 @pytest.mark.parametrize(
     "entries",
