@@ -156,8 +156,8 @@ class Emitter:
                 return self._call(name, self.emit(a, at))
             case n.Read(table, index):
                 return self._read(table, index, at)
-            case n.Member(value, row):
-                return self._member(value, row, at)
+            case n.Member(value, row, run):
+                return self._member(value, row, run, at)
             case n.ByHead(kinds, masks):
                 return self._by_head(kinds, masks, at)
             case n.Search(table, prefix, value) if self.search_steps:
@@ -230,8 +230,8 @@ class Emitter:
         inside = checks[0] if len(checks) == 1 else f"({' & '.join(checks)}) != 0"
         return " + ".join(offsets), inside
 
-    def _member(self, value: n.Node, row: n.Read, at: int) -> str:
-        member = self.helper("is_member")
+    def _member(self, value: n.Node, row: n.Read, run: int, at: int) -> str:
+        member = self.helper("is_member" if run == 1 else "in_run")
         name = safe_name(row.table.name)
         axis = len(row.index)
         parts, checks = ["0"], []
@@ -241,7 +241,8 @@ class Emitter:
             checks += [f"({text} >= 0)", f"({text} < {name}_size{i})"]
         inside = " & ".join(checks) or "True"
         start, size = parts[0], f"{name}_size{axis}"
-        return f"{member}({self.emit(value, at)}, {name}_sorted, {start}, {size}, {name}_steps, {inside})"
+        text = f"{self.emit(value, at)}, {name}_sorted, {start}, {size}, {name}_steps, {inside}"
+        return f"{member}({text})" if run == 1 else f"{member}({text}, {run})"
 
     def _search(self, table: n.Table, prefix: tuple[n.Node, ...], value: n.Node) -> str:
         search = self.helper("count_below")

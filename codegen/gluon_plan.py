@@ -29,8 +29,8 @@ from maskwright.dsl import nodes as n
 
 # Beyond it, docs/hopper-log.md: a search for every pair spills 1 KB, a read 280 bytes.
 LARGEST_FOR_PAIRS = 64
-_SEARCH = "gl_is_member("
-_LARGE = (_SEARCH, "gl_floor_divide(", "gl_floor_modulo(")
+_SEARCHES = ("gl_is_member(", "gl_in_run(")
+_LARGE = (*_SEARCHES, "gl_floor_divide(", "gl_floor_modulo(")
 
 
 @lru_cache(maxsize=1024)
@@ -128,7 +128,7 @@ def _unfit_positions(request: Request, config: GluonConfig) -> str:
 
 
 def _searches_pairs(plan: WalkPlan) -> str:
-    if any(_SEARCH in x for x in _tile_texts(plan)):
+    if any(word in x for x in _tile_texts(plan) for word in _SEARCHES):
         return f"searching a list for every pair fits tiles of {LARGEST_FOR_PAIRS} keys at most"
     return ""
 

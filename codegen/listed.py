@@ -20,13 +20,13 @@ from __future__ import annotations
 from functools import lru_cache
 
 from maskwright.codegen.algebra import ceildiv
-from maskwright.codegen.algebra import linear
 from maskwright.codegen.prove import Prover
 from maskwright.codegen.schedule import Diagonals
 from maskwright.codegen.schedule import Gather
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import derive
 from maskwright.codegen.sources import derive_sources
+from maskwright.codegen.sources import diagonals_of
 from maskwright.codegen.sources import grown
 from maskwright.codegen.sources import members_of
 from maskwright.codegen.sources import one_row
@@ -34,7 +34,6 @@ from maskwright.codegen.sources import ranges
 from maskwright.codegen.sources import segments
 from maskwright.codegen.sources import usable
 from maskwright.codegen.tile import K
-from maskwright.codegen.tile import Q
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.tiles import TileAlgebra
 from maskwright.dsl import nodes as n
@@ -52,8 +51,7 @@ def schedule_of(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedule
 def derive_listed(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedule | None:
     """The schedule along runtime lists; None if the mask does not have that form."""
     found = _lists(mask)
-    large, small = max(tile.block_m, tile.block_n), min(tile.block_m, tile.block_n)
-    if found is None or tile.transposed or large % small:
+    if found is None or tile.transposed or not _fits(tile, *found):
         return None
     column, diagonals = found
     none: dict[n.Node, n.Node] = {} if column is None else {column: _NEVER}
@@ -97,7 +95,7 @@ def _lists(mask: n.Node) -> tuple[n.Member | None, Diagonals | None] | None:
     """(the list of columns, the list of diagonals): at most one of each, at least one in all."""
     members = members_of(mask)
     columns = [x for x in members if x.value is K]
-    diagonals = [x for x in map(_diagonals, members) if x is not None]
+    diagonals = [x for x in map(diagonals_of, members) if x is not None]
     if not members or len(columns) > 1 or len(diagonals) > 1:
         return None
     if len(columns) + len(diagonals) < len(members) or not all(one_row(x) for x in members):
@@ -107,11 +105,11 @@ def _lists(mask: n.Node) -> tuple[n.Member | None, Diagonals | None] | None:
     return (columns[0] if columns else None), (diagonals[0] if diagonals else None)
 
 
-def _diagonals(member: n.Member) -> Diagonals | None:
-    form = linear(member.value)
-    if dict(form.terms) != {Q: 1, K: -1}:
-        return None
-    return Diagonals(member, form.const)
+def _fits(tile: TileShape, column: n.Member | None, diagonals: Diagonals | None) -> bool:
+    """Tiles of queries begin at few places, and columns are not whole tiles of keys."""
+    unit = max(tile.block_n, diagonals.step if diagonals else 1)
+    large, small = max(tile.block_m, unit), min(tile.block_m, unit)
+    return large % small == 0 and (column is None or column.run < tile.block_n)
 
 
 def fold(node: n.Node) -> n.Node:

@@ -15,6 +15,7 @@ from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
 from maskwright.codegen.sources_walk import SourcesWalk
 from maskwright.codegen.tile import K
+from maskwright.codegen.tile import anchor
 from maskwright.codegen.walk import Call
 from maskwright.codegen.walk import Ints
 from maskwright.codegen.walk import visits
@@ -94,13 +95,19 @@ class ListedWalk:
             none = np.zeros((1, 1, 1, 1), bool)
             return none, none
         least, before = self._before
-        first = env["q_first"][..., None] - np.arange(1, end + 1) * tile.block_n + 1 - least
-        span = tile.block_m + tile.block_n - 1
+        start, stop = (evaluate(anchor(found.step), {"q": x}) for x in self._edges(env))
+        first = start - np.arange(1, end + 1) * tile.block_n + 1 - least
+        span = stop - start + tile.block_n
         first = np.broadcast_to(first, (*before.shape[:2], *first.shape[2:]))
         b = np.arange(before.shape[0])[:, None, None, None]
         h = np.arange(before.shape[1])[:, None, None]
         count = before[b, h, first + span] - before[b, h, first]
         return (count > 0) & (count < span), count == span
+
+    def _edges(self, env: dict[str, Any]) -> tuple[Ints, Ints]:
+        """The first and the last query of tiles, also where it lies beyond the end."""
+        first = env["q_first"][..., None]
+        return first, first + self.schedule.tile.block_m - 1
 
     @cached_property
     def _before(self) -> tuple[int, Ints]:
@@ -108,8 +115,8 @@ class ListedWalk:
         call, tile, found = self.call, self.schedule.tile, self.schedule.diagonals
         assert found is not None
         width = call.kv_tiles(tile) * tile.block_n
-        least = call.q_offset - width + 1
-        distances = least + np.arange(call.q_tiles(tile) * tile.block_m + width)
+        least = call.q_offset // found.step * found.step - width + 1
+        distances = least + np.arange(call.q_tiles(tile) * tile.block_m + width + found.step - 1)
         flags = self._listed(found.member, distances + found.shift)
         return least, np.concatenate([np.zeros((*flags.shape[:2], 1), int), flags.cumsum(-1)], -1)
 
@@ -117,7 +124,7 @@ class ListedWalk:
         """Which of the values are in the row of a member: (batch, heads, values)."""
         call = self.call
         env = call.env(self.schedule.tile, np.zeros(1, int)) | {"k": values.reshape(1, 1, -1)}
-        found = evaluate(n.Member(K, member.row), env)
+        found = evaluate(n.Member(K, member.row, member.run), env)
         return np.broadcast_to(found, (call.batch, call.heads, len(values)))
 
 
@@ -126,13 +133,13 @@ def prepared_bytes(schedule: Schedule, call: Call, heads: int) -> int:
     tile, words = schedule.tile, 0
     end, tiles = call.kv_tiles(tile), call.q_tiles(tile)
     if schedule.gather is not None:
-        table = schedule.gather.member.row.table.name
-        listed = max(1, min(np.shape(call.values[table])[-1], call.kv_len))
+        member = schedule.gather.member
+        entries = np.shape(call.values[member.row.table.name])[-1]
+        listed = max(1, min(entries * member.run, call.kv_len))
         words += -(-end * tile.block_n // 32) + listed + end + 1
     if schedule.diagonals is not None:
-        phases = max(1, tile.block_n // tile.block_m)
         distances = (call.q_offset + (tiles - 1) * tile.block_m) // tile.block_n
         distances += end - call.q_offset // tile.block_n
-        words += -(-(tiles * tile.block_m + end * tile.block_n) // 32) + 2
-        words += phases * (5 * distances + 2)
+        bits = tiles * tile.block_m + end * tile.block_n + schedule.step - 1
+        words += -(-bits // 32) + 2 + schedule.phases * (5 * distances + 2)
     return 4 * words * call.batch * heads

@@ -96,13 +96,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Binding:
-    """A runtime value of the kernel: ``name`` is the user's, ``text`` the kernel's."""
+    """A runtime value of the kernel: ``name`` is the user's, ``text`` the kernel's.
+
+    Attributes:
+        sorted_list: the kernel searches it; ``runs``: for what entries stand for, too.
+    """
 
     name: str
     text: str
     ndim: int = 0
     dtype: str = "int"
     sorted_list: bool = False
+    runs: bool = False
 
 
 @dataclass(frozen=True)
@@ -307,11 +312,13 @@ def bindings_of(request: Request, bits: tuple[n.Member, ...] = ()) -> tuple[Bind
     params = {p.name for node in nodes for p in n.params(node)}
     tables = {t.name: t for node in nodes for t in n.tables(node)}
     members = {x for node in nodes for x in n.walk(node) if isinstance(x, n.Member)}
-    lists = {x.row.table.name for x in members.difference(bits)}
+    searched = members.difference(bits)
+    lists = {x.row.table.name for x in searched}
+    runs = {x.row.table.name for x in searched if x.run > 1}
     return (
         *(Binding(name, safe_name(name)) for name in sorted(params)),
         *(
-            Binding(t.name, safe_name(t.name), t.ndim, t.dtype, t.name in lists)
+            Binding(t.name, safe_name(t.name), t.ndim, t.dtype, t.name in lists, t.name in runs)
             for _, t in sorted(tables.items())
         ),
     )

@@ -18,6 +18,7 @@ from maskwright.codegen.prove import Prover
 from maskwright.codegen.schedule import Gather
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
+from maskwright.codegen.tile import anchor
 from maskwright.dsl import nodes as n
 
 Words: TypeAlias = tuple[tuple[str, str], ...]  # names and texts
@@ -34,6 +35,7 @@ class RowPlan:
         pointer, inside: its first entry, and the condition that the row lies in the table.
         size, stride: of the row.
         shift: subtracted from an entry.
+        run: places in a row that an entry stands for.
     """
 
     table: str
@@ -42,6 +44,7 @@ class RowPlan:
     size: str
     stride: str
     shift: int = 0
+    run: int = 1
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class ListedPlan:
     Attributes:
         lines: scalars before ``columns`` and ``diagonals``.
         per_head: rows depend on the head.
-        phases: tiles of queries that begin at different places of a tile of keys.
+        step: queries that share their diagonals.
+        unit, phases: tiles of queries begin at so many places of a unit, of a tile of keys at least.
         words: names and texts of the bits of a tile, where they are read before the scores exist.
         parts: of the queries of a tile, each computed by warps of its own, which leave out tiles
             that no listed diagonal of its queries meets; 1: all queries compute all tiles.
@@ -82,6 +86,8 @@ class ListedPlan:
     diagonals: RowPlan | None
     gather: GatherPlan | None
     per_head: bool
+    step: int
+    unit: int
     phases: int
     words: Words = ()
     parts: int = 1
@@ -115,11 +121,12 @@ def name_members(
     if schedule.diagonals is None:
         return ()
     last = schedule.tile.block_n - 1
+    start = emitter.emit(anchor(schedule.step), TILE)
     if gathered or last >= WINDOW:
-        text = f"{emitter.helper('has_bit')}(bits_row, q - k + diag_zero)"
+        text = f"{emitter.helper('has_bit')}(bits_row, {start} - k + diag_zero)"
     else:
         # The keys of a tile are bits in a row: one window of them for each query.
-        place = f"q - start_n + (diag_zero - {last})"
+        place = f"{start} - start_n + (diag_zero - {last})"
         text = f"{emitter.helper('on_diagonal')}(bits_row, {place}, {last} - lane[None, :])"
     emitter.names[schedule.diagonals.member] = text
     return ()
@@ -132,7 +139,8 @@ def _words(schedule: Schedule, emitter: Emitter, mask: n.Node) -> list[tuple[n.N
         text = f"{emitter.helper('tile_word')}(bits_row, start_n)"
         found.append((schedule.gather.member, "col_word", text))
     if schedule.diagonals is not None:
-        place = f"q - start_n + (diag_zero - {schedule.tile.block_n - 1})"
+        start = emitter.emit(anchor(schedule.step), TILE)
+        place = f"{start} - start_n + (diag_zero - {schedule.tile.block_n - 1})"
         text = f"{emitter.helper('row_words')}(bits_row, {place})"
         found.append((schedule.diagonals.member, "diag_words", text))
     whole = _whole(mask, {x: name for x, name, _ in found}, emitter) if found else None
@@ -178,16 +186,17 @@ def plan_listed(
     """The preparation of a schedule's lists, and its helpers."""
     if schedule.gather is None and schedule.diagonals is None:
         return None
-    tile = schedule.tile
+    tile, unit, phases = schedule.tile, schedule.unit, schedule.phases
     mine = Emitter(Prover(tile))
     columns = None if schedule.gather is None else _row(schedule.gather.member, 0, mine)
     found = schedule.diagonals
     diagonals = None if found is None else _row(found.member, found.shift, mine)
-    phases = max(1, tile.block_n // tile.block_m)
     lines = tuple(mine.lines[PROGRAM])
     apart = emitter.library == "gl" and found is not None and all(x.met for x in schedule.partial)
     parts = tile.block_m // ROWS if apart else 1
-    made = ListedPlan(lines, columns, diagonals, gather, per_head, phases, words, parts)
+    made = ListedPlan(
+        *(lines, columns, diagonals, gather, per_head, schedule.step, unit, phases, words, parts)
+    )
     return made, mine.helpers
 
 
@@ -197,7 +206,8 @@ def _row(member: n.Member, shift: int, emitter: Emitter) -> RowPlan:
         emitter.address(row.table, row.index, PROGRAM) if row.index else (name, "True")
     )
     axis = row.table.ndim - 1
-    return RowPlan(name, pointer, inside, f"{name}_size{axis}", f"{name}_stride{axis}", shift)
+    size, stride = f"{name}_size{axis}", f"{name}_stride{axis}"
+    return RowPlan(name, pointer, inside, size, stride, shift, member.run)
 
 
 def plan_gather(schedule: Schedule, emitter: Emitter) -> GatherPlan | None:

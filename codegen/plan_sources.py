@@ -16,6 +16,7 @@ from maskwright.codegen.schedule import Source
 from maskwright.codegen.tile import Q_OFFSET
 from maskwright.codegen.tile import Q
 from maskwright.codegen.tile import TileShape
+from maskwright.codegen.tile import anchor
 from maskwright.dsl import nodes as n
 from maskwright.dsl.text import to_text
 
@@ -28,7 +29,8 @@ class SourcePlan:
     """One runtime list and its bits.
 
     Attributes:
-        kind, block, rows, shift: as in ``Source``.
+        kind, block, rows, shift, step: as in ``Source``.
+        run: blocks, keys or diagonals in a row that an entry stands for.
         name: of the bits.
         table: of the list.
         lines: scalars before its rows are read.
@@ -43,6 +45,8 @@ class SourcePlan:
     block: int
     rows: int
     shift: int
+    step: int
+    run: int
     name: str
     table: str
     lines: tuple[str, ...]
@@ -106,7 +110,7 @@ def name_sources(schedule: Schedule, emitter: Emitter) -> None:
             case "columns":
                 text = f"{emitter.helper('has_bit')}({row}, k)"
             case "diagonals":
-                text = _on_diagonal(row, f"bits_{i}_zero", source.shift, tile, emitter)
+                text = _on_diagonal(row, f"bits_{i}_zero", source.step, tile, emitter)
             case _:
                 place = _place(source, i, tile, emitter)
                 block = _block_of(source, tile)
@@ -131,15 +135,15 @@ def _block_of(source: Source, tile: TileShape) -> str:
     return f"(k // {size})"
 
 
-def _on_diagonal(row: str, zero: str, shift: int, tile: TileShape, emitter: Emitter) -> str:
-    del shift  # entries lose it when they are marked
-    last = tile.block_n - 1
-    if last >= WINDOW:
-        return f"{emitter.helper('has_bit')}({row}, q - k + {zero})"
+def _on_diagonal(row: str, zero: str, step: int, tile: TileShape, emitter: Emitter) -> str:
+    """Entries lose their shift when they are marked."""
+    last, start = tile.block_n - 1, emitter.emit(anchor(step), TILE)
+    if last >= WINDOW or (tile.transposed and step > 1):  # the bits of its queries are no row
+        return f"{emitter.helper('has_bit')}({row}, {start} - k + {zero})"
     helper = emitter.helper("on_diagonal")
     if tile.transposed:
         return f"{helper}({row}, start_m + q_offset - k + {zero}, lane[None, :])"
-    return f"{helper}({row}, q - start_n + ({zero} - {last}), {last} - lane[None, :])"
+    return f"{helper}({row}, {start} - start_n + ({zero} - {last}), {last} - lane[None, :])"
 
 
 # -- the kernels before it ------------------------------------------------------------------------
@@ -201,6 +205,8 @@ def _plan_source(source: Source, number: int, tile: TileShape) -> tuple[SourcePl
         block=source.block,
         rows=source.rows,
         shift=source.shift,
+        step=source.step,
+        run=source.member.run,
         name=f"bits_{number}",
         table=name,
         lines=tuple(emitter.lines[PROGRAM]),
@@ -228,13 +234,14 @@ def reach(source: Source, tile: TileShape) -> tuple[int, bool]:
     queries, keys = tile.block_m, tile.block_n
     if tile.transposed:
         queries, keys = keys, queries
-    match source.kind:
-        case "columns":
-            return 1, True
-        case "diagonals":
-            return (queries - 1) // keys + 2, True
-    aligned = source.block % keys == 0
-    across = source.block // keys if aligned else (source.block - 1) // keys + 2
+    size, run = source.block, source.member.run
+    if source.kind == "diagonals":
+        # Of so many keys: those of a tile's queries, and those that the entry and a step add.
+        return (queries + run + source.step - 3) // keys + 2, True
+    if source.kind == "columns":
+        return (1 if run == 1 else (run - 2) // keys + 2), True
+    aligned = run == 1 and size % keys == 0
+    across = size // keys if aligned else (size * run - 1) // keys + 2
     if source.index is None:
         return across, True
     return across * (1 if source.rows == 1 else (source.rows - 1) // queries + 2), False

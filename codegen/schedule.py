@@ -55,10 +55,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Diagonals:
-    """A runtime list of diagonals: pairs with ``(q - k + shift)`` among the entries of a row."""
+    """A runtime list of diagonals: pairs with ``q - k + shift`` among the entries of a row.
+
+    With a step, ``q // step * step`` takes the place of q: queries between share their diagonals.
+    """
 
     member: n.Member
     shift: int
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Source:
         block: keys of a block.
         index: which of its rows a query has, an expression of q; None if all have the same.
         rows: queries that have the same row; 0 if all have.
-        shift: of a list of diagonals: ``q - k + shift`` is listed.
+        shift, step: of a list of diagonals: ``q // step * step - k + shift`` is listed.
     """
 
     member: n.Member
@@ -98,6 +102,7 @@ class Source:
     index: n.Node | None = None
     rows: int = 0
     shift: int = 0
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,21 @@ class Schedule:
     def listed(self) -> bool:
         """Runtime lists are prepared on the device."""
         return self.diagonals is not None or self.gather is not None or bool(self.sources)
+
+    @property
+    def step(self) -> int:
+        """Queries that share their diagonals."""
+        return 1 if self.diagonals is None else self.diagonals.step
+
+    @property
+    def unit(self) -> int:
+        """Tiles of queries that begin a multiple of this apart meet listed diagonals alike."""
+        return max(self.tile.block_n, self.step)
+
+    @property
+    def phases(self) -> int:
+        """Places at which tiles of queries begin in a unit."""
+        return max(1, self.unit // self.tile.block_m)
 
     @property
     def walked(self) -> tuple[Segment, ...]:

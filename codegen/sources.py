@@ -4,7 +4,7 @@ Let every ``isin`` of a mask be one of
 
     (k // B).isin(row)      blocks of keys, for all queries, for blocks of queries, or for each
     k.isin(row)             columns
-    (q - k).isin(row)       diagonals
+    (q - k).isin(row)       diagonals; also of q // S * S for q, where S queries share them
 
 and let none occur negated. With no list the mask is f(0), with lists of everything f(1). The tiles of
 f(0) are ranges, as ever. Of the others in the ranges of f(1) a small kernel lists those that hold a
@@ -26,6 +26,7 @@ from maskwright.codegen.normal import Residue
 from maskwright.codegen.normal import TooManyClausesError
 from maskwright.codegen.normal import clauses
 from maskwright.codegen.prove import Prover
+from maskwright.codegen.schedule import Diagonals
 from maskwright.codegen.schedule import Met
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
@@ -42,6 +43,8 @@ from maskwright.dsl import nodes as n
 _NEVER, _ALWAYS = n.Const(value=False), n.Const(value=True)
 _LENGTHS = {"q_len", "kv_len"}
 MAX_SOURCES = 4
+# Of an entry (atomics it takes), and of queries with the same diagonals (phases of their tiles).
+_LONGEST_RUN, _WIDEST_STEP = 4096, 256
 
 
 def derive_sources(mask: n.Node, tile: TileShape, *, tail: bool = True) -> Schedule | None:
@@ -152,14 +155,30 @@ def one_row(member: n.Member) -> bool:
 
 
 def _source(member: n.Member) -> Source | None:
+    if member.run > _LONGEST_RUN:
+        return None
     match member.value:
         case n.Arith("//", x, n.Const(int(size))) if x is K and size > 1:
             return _blocks(member, size)
     if member.value is K:
         return Source(member, "columns") if one_row(member) else None
-    form = linear(member.value)
-    if dict(form.terms) == {Q: 1, K: -1} and one_row(member):
-        return Source(member, "diagonals", shift=form.const)
+    found = diagonals_of(member)
+    if found is not None and one_row(member):
+        return Source(member, "diagonals", shift=found.shift, step=found.step)
+    return None
+
+
+def diagonals_of(member: n.Member) -> Diagonals | None:
+    """A list of diagonals; None if it is of something else, or entries stand for too many."""
+    keys, rest = linear(member.value).split("k")
+    if keys.terms != ((K, -1),) or member.run > _LONGEST_RUN:
+        return None
+    match rest.terms:
+        case ((n.Sym("q"), 1),):
+            return Diagonals(member, rest.const)
+        case ((n.Arith("//", n.Sym("q"), n.Const(int(step))), factor),) if factor == step:
+            power = step & (step - 1) == 0  # places of tiles within a step are then few
+            return Diagonals(member, rest.const, step) if power and step <= _WIDEST_STEP else None
     return None
 
 

@@ -16,6 +16,7 @@ from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
 from maskwright.codegen.schedule import Source
 from maskwright.codegen.tile import Q
+from maskwright.codegen.tile import anchor
 from maskwright.codegen.walk import Call
 from maskwright.codegen.walk import Ints
 from maskwright.codegen.walk import visits
@@ -109,11 +110,15 @@ class SourcesWalk:
 
     def _diagonals(self, source: Source, edges: Edges) -> Pair:
         tile = self.schedule.tile
-        keys = tile.block_m if tile.transposed else tile.block_n
-        span = tile.block_m + tile.block_n - 1
-        first = edges.query_low[:, None] - edges.key_low - (keys - 1)
+        queries, keys = tile.block_m, tile.block_n
+        if tile.transposed:
+            queries, keys = keys, queries
+        last = edges.query_low + queries - 1  # also where it lies beyond the end
+        start, stop = (evaluate(anchor(source.step), {"q": x}) for x in (edges.query_low, last))
+        first = start[:, None] - edges.key_low - (keys - 1)
+        span = (stop - start + keys)[:, None]
         least = int(first.min(initial=0))
-        values = np.arange(least, int(first.max(initial=0)) + span) + source.shift
+        values = np.arange(least, int((first + span).max(initial=0))) + source.shift
         marks = self._marks(source, np.zeros(1, int), values)
         before = np.pad(marks.cumsum(3, dtype=np.int32), _BEFORE)[:, :, 1]
         count = before[:, :, first - least + span] - before[:, :, first - least]
@@ -134,14 +139,21 @@ class SourcesWalk:
         for size, x in zip(table.shape, index, strict=False):
             inside = inside & (x >= 0) & (x < size)
             places.append(np.broadcast_to(np.clip(x, 0, max(size - 1, 0)), shape).astype(np.int64))
-        found = np.zeros((*shape, len(values) + 1), bool)
+        run = source.member.run
+        first, last = values[0] - run + 1, values[-1]  # entries that stand for some of the values
+        none = last - first + 1
+        found = np.zeros((*shape, none + 1), bool)
         if table.size:
             entries = np.broadcast_to(table[tuple(places)], (*shape, table.shape[-1]))
             entries = entries.astype(np.int64)
             wanted = inside[..., None] & (entries != -1)
-            wanted = wanted & (entries >= values[0]) & (entries <= values[-1])
-            np.put_along_axis(found, np.where(wanted, entries - values[0], len(values)), True, -1)
-        return found[..., :-1]
+            wanted = wanted & (entries >= first) & (entries <= last)
+            np.put_along_axis(found, np.where(wanted, entries - first, none), True, -1)
+        if run == 1:
+            return found[..., :-1]
+        before = found.cumsum(-1, dtype=np.int32)
+        before = np.concatenate([np.zeros_like(before[..., :1]), before[..., :-1]], -1)
+        return before[..., run:] > before[..., :-run]
 
 
 _BEFORE = ((0, 0), (0, 0), (1, 0), (1, 0))
@@ -176,7 +188,7 @@ def _bits(source: Source, call: Call) -> tuple[int, int]:
     if source.kind == "columns":
         return -(-(call.kv_len + 320) // 32), 1
     if source.kind == "diagonals":
-        return -(-(call.kv_len + call.q_len + 640) // 32), 1
+        return -(-(call.kv_len + call.q_len + 639 + source.step) // 32), 1
     blocks = -(-(call.kv_len + 256) // source.block)
     if source.index is None:
         return blocks, 1

@@ -46,6 +46,11 @@ class TileShape:
         return self.inside or self.transposed
 
 
+def anchor(step: int) -> n.Node:
+    """Where a query's diagonals are counted from: the first of the ``step`` positions it is among."""
+    return Q if step == 1 else n.Arith("*", n.Arith("//", Q, n.Const(step)), n.Const(step))
+
+
 def exchanged(mask: n.Node) -> n.Node:
     """The mask with the roles of queries and keys exchanged.
 

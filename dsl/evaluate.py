@@ -22,6 +22,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Env: TypeAlias = Mapping[str, Any]
 
 PARAM_LIMIT = 2**29  # a param, twice over or with a position, still fits int32
+_NOWHERE = np.int64(-(2**62))  # below all entries, and below all values by more than a run
 _COMPARE = {
     "<": np.less,
     "<=": np.less_equal,
@@ -72,8 +73,8 @@ def _step(x: n.Node, env: Env, value: Callable[[n.Node], Array]) -> Array:
             return _by_head(_kinds(kinds, env), np.asarray(env["h"]), [value(m) for m in masks])
         case n.Read(table, index):
             return _read(_array(env, table), [value(i) for i in index], _outside(table))
-        case n.Member(v, row):
-            return _member(value(v), _array(env, row.table), [value(i) for i in row.index])
+        case n.Member(v, row, run):
+            return _member(value(v), _array(env, row.table), [value(i) for i in row.index], run)
         case n.Search(table, prefix, v):
             rows = [value(i) for i in prefix]
             return _search(_array(env, table), rows, value(v), int(env["kv_len"]))
@@ -140,17 +141,18 @@ def _read(array: Array, index: list[Array], outside: float) -> Array:
     return np.asarray(np.where(inside, array[clipped], np.asarray(outside)))
 
 
-def _member(value: Array, array: Array, prefix: list[Array]) -> Array:
+def _member(value: Array, array: Array, prefix: list[Array], run: int) -> Array:
     """Membership in each value's row, by binary search in the sorted row."""
     inside, clipped = _inside(array, prefix)
     shape = np.broadcast_shapes(value.shape, *(i.shape for i in prefix))
     if 0 in array.shape:
         return np.zeros(shape, bool)
-    entries, length = np.sort(array, axis=-1), array.shape[-1]
-    place = _search(entries, prefix, np.broadcast_to(value, shape), length)
-    index = (*clipped, np.minimum(place, length - 1))
-    found = inside & (place < length) & (entries[index] == value) & (value != -1)
-    return np.broadcast_to(found, shape)
+    # The last entry up to a value is what it may belong to; padding belongs to nothing.
+    entries = np.sort(np.where(array == -1, _NOWHERE, array), axis=-1)
+    place = _search(entries, prefix, np.broadcast_to(value, shape) + 1, array.shape[-1])
+    index = (*clipped, np.maximum(place - 1, 0))
+    last = entries[index]
+    return np.broadcast_to(inside & (place > 0) & (last > value - run), shape)
 
 
 def _search(array: Array, prefix: list[Array], value: Array, kv_len: int) -> Array:

@@ -14,6 +14,7 @@ from maskwright.dsl.errors import MaskError
 from maskwright.dsl.text import to_text
 
 Operand: TypeAlias = Union["Expr", int, bool, float]
+MAX_RUN = 2**20  # a position and a run fit int32 with room to spare
 
 
 class Expr:
@@ -154,21 +155,28 @@ class Expr:
     def __invert__(self) -> Expr:
         return Expr(n.Not(as_bool(self)))
 
-    def isin(self, row: Expr) -> Expr:
-        """Membership in a runtime list.
+    def isin(self, row: Expr, *, run: int = 1) -> Expr:
+        """Membership in a runtime list: ``e <= self < e + run`` for an entry e.
 
         Args:
             row: a table read with its last index left out, e.g. ``cols[b, h]`` for a table of
                 rank 3. Entries are int32 in any order; -1 is padding and never a member.
+            run: integers in a row that an entry stands for: itself, and those after it.
 
         Raises:
-            MaskError: if ``row`` is not such a read.
+            MaskError: if ``row`` is not such a read, or ``run`` no positive integer.
         """
+        if type(run) is not int or not 1 <= run <= MAX_RUN:
+            raise MaskError(
+                f"run is an integer from 1 to {MAX_RUN}, not {run!r}",
+                expression=f"{self}.isin({row}, run={run!r})",
+                fix="run=64, say: each entry then stands for itself and the 63 integers after it",
+            )
         match getattr(row, "node", None):
             case n.Read(table, index) as read if (
                 len(index) == table.ndim - 1 and table.dtype == "int"
             ):
-                return Expr(n.Member(as_int(self), read))
+                return Expr(n.Member(as_int(self), read, run))
         raise MaskError(
             "isin() takes a row of an integer table: a read with its last index left out",
             expression=f"{self}.isin({row})",

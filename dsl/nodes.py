@@ -53,7 +53,7 @@ def _spelled() -> Any:
     return field(init=False, repr=False, compare=False)
 
 
-def _spell(node: Const | Param | Table | ByHead, text: str) -> None:
+def _spell(node: Const | Param | Table | Member | ByHead, text: str) -> None:
     object.__setattr__(node, "spelled", text)
 
 
@@ -186,10 +186,15 @@ class Not(Node):
 
 @dataclass(frozen=True, eq=False)
 class Member(Node):
-    """``value`` is an entry of the runtime row; the padding value -1 is no entry."""
+    """``e <= value < e + run`` for an entry e of the runtime row; the padding value -1 is no entry."""
 
     value: Node
     row: Read
+    run: int = 1
+    spelled: str = _spelled()
+
+    def __post_init__(self) -> None:
+        _spell(self, "" if self.run == 1 else f", run={self.run}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +292,7 @@ def rebuild(node: Node, parts: tuple[Node, ...]) -> Node:
         case Member():
             row = parts[1]
             assert isinstance(row, Read)
-            return Member(parts[0], row)
+            return Member(parts[0], row, node.run)
         case ByHead(kinds, _):
             return ByHead(kinds, parts)
         case Search(table, _, _):
@@ -361,9 +366,18 @@ def structure(node: Node) -> str:
     """Stable hash of a node's structure, in time linear in its distinct parts."""
     values = [
         structure(v) if isinstance(v, Node) else tuple(map(_part, v)) if isinstance(v, tuple) else v
-        for v in vars(node).values()
+        for v in _held(node)
     ]
     return digest(f"{type(node).__name__}{values!r}")
+
+
+def _held(node: Node) -> tuple[Any, ...]:
+    match node:
+        case Member(
+            value, row, 1
+        ):  # hashed as before there were runs: tuned entries are kept by it
+            return value, row
+    return tuple(vars(node).values())
 
 
 def _part(value: Any) -> Any:

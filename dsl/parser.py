@@ -205,8 +205,10 @@ class _Reader:
     def _call(self, node: ast.Call) -> Expr:
         match node.func:
             case ast.Attribute(value=value, attr="isin"):
-                (row,) = self._positional(node, "isin", 1)
-                return self.expression(value).isin(self.expression(row))
+                (row,) = self._positional(node, "isin", 1, keywords=True)
+                options = self._options(node, ("run",))
+                run = self._integer(options["run"]) if options else 1
+                return self.expression(value).isin(self.expression(row), run=run)
             case ast.Name(id="param"):
                 return self._param(node)
             case ast.Name(id="by_head"):

@@ -81,7 +81,7 @@ def _spell(node: Node, spell: Speller) -> Spelled:
             return f"~{_wrap(spell(a), _UNARY)}", _UNARY
         case Member(value, row):
             owner = f"({text(value)})" if isinstance(value, Const) else _wrap(spell(value), _ATOM)
-            return f"{owner}.isin({text(row)})", _ATOM
+            return f"{owner}.isin({text(row)}{node.spelled})", _ATOM
         case ByHead(_, masks):
             return f"by_head({node.spelled}, [{', '.join(map(text, masks))}])", _ATOM
         case Search(table, prefix, value):

@@ -203,7 +203,7 @@ class _Maker(Values):
         return pairs[y.q - start, y.k - start]
 
     def member(self) -> Expr:
-        """Membership in a runtime list: any order, duplicates, padding, empty lists."""
+        """Membership in a runtime list: any order, duplicates, padding, empty lists, runs."""
         block = self.pick(BLOCKS)
         value, high = self.pick(
             (
@@ -213,6 +213,7 @@ class _Maker(Values):
                 (y.q, self.shape.kv_len),
                 (y.k - y.q, 9),
                 (y.q // block * 3 - y.k // block, 9),
+                (y.q // block * block - y.k, self.shape.kv_len),
             )
         )
         count = self.pick((0, 1, 3, 8, 20))
@@ -222,7 +223,8 @@ class _Maker(Values):
         sizes = (*self._leading(min(len(prefix), 2)), *((rows,) if len(prefix) == 3 else ()))
         entries = self.rng.integers(-2, high + 2, (*sizes, count))
         entries[self.rng.random(entries.shape) < 0.2] = -1
-        return value.isin(self.table(f"list{len(prefix)}", entries)[prefix])
+        row = self.table(f"list{len(prefix)}", entries)[prefix]
+        return value.isin(row, run=self.pick((1, 1, 1, 3, block)))
 
     # -- anything -------------------------------------------------------------------------------
     def condition(self, depth: int) -> Expr:
@@ -239,9 +241,8 @@ class _Maker(Values):
         if roll < 0.9:
             parts = (self.condition(depth - 1) for _ in range(3))
             return y.where(*parts)
-        return self.number(depth - 1).isin(
-            self.table("list1", self.rng.integers(-3, 30, (self.shape.batch, 5)))[y.b]
-        )
+        row = self.table("list1", self.rng.integers(-3, 30, (self.shape.batch, 5)))[y.b]
+        return self.number(depth - 1).isin(row, run=self.pick((1, 1, 4)))
 
     def number(self, depth: int) -> Expr:
         """Any integer expression."""

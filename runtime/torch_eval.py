@@ -30,6 +30,7 @@ _OPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "|": torch.logical_or,
     "^": torch.logical_xor,
 }
+_NOWHERE = -(2**62)  # padding: below all values by more than a run
 _CALLS = {
     "abs": torch.abs,
     "exp": torch.exp,
@@ -73,8 +74,8 @@ def _step(
             return _CALLS[name](value(a))
         case n.Read(table, index):
             return _read(table, env[table.name], [value(i) for i in index])
-        case n.Member(v, row):
-            return _member(value(v), env[row.table.name], [value(i) for i in row.index])
+        case n.Member(v, row, run):
+            return _member(value(v), env[row.table.name], [value(i) for i in row.index], run)
         case n.ByHead(kinds, masks):
             return _by_head(kinds, [value(m) for m in masks], env, device)
     msg = f"cannot evaluate {type(x).__name__}"
@@ -134,13 +135,13 @@ def _entry(rows: Tensor, prefix: tuple[Tensor, ...], place: Tensor) -> Tensor:
     return rows[index]
 
 
-def _member(value: Tensor, data: Tensor, prefix: list[Tensor]) -> Tensor:
-    """Binary search in the sorted rows."""
+def _member(value: Tensor, data: Tensor, prefix: list[Tensor], run: int) -> Tensor:
+    """Binary search in the sorted rows: the last entry up to a value is what it may belong to."""
     inside, clipped = _place(data, prefix)
     length = data.shape[-1]
     if 0 in data.shape:
         return torch.zeros_like(value, dtype=torch.bool)
-    entries = data.long().sort(dim=-1).values
+    entries = data.long().where(data != -1, _NOWHERE).sort(dim=-1).values
     last = length - 1
     shape = np.broadcast_shapes(value.shape, *(i.shape for i in prefix))
     low = torch.zeros(shape, dtype=torch.long, device=data.device)
@@ -148,11 +149,11 @@ def _member(value: Tensor, data: Tensor, prefix: list[Tensor]) -> Tensor:
     for _ in range(length.bit_length() + 1):
         middle = (low + high) // 2
         entry = _entry(entries, clipped, middle.clamp(max=last))
-        below = (low < high) & (entry < value)
-        high = torch.where((low < high) & (entry >= value), middle, high)
+        below = (low < high) & (entry <= value)
+        high = torch.where((low < high) & (entry > value), middle, high)
         low = torch.where(below, middle + 1, low)
-    found = _entry(entries, clipped, low.clamp(max=last)) == value
-    return found & (low < length) & (value != -1) & inside
+    found = _entry(entries, clipped, (low - 1).clamp(min=0)) > value - run
+    return found & (low > 0) & inside
 
 
 def _by_head(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from listed_masks import COLUMN
 from listed_masks import DIAGONAL
+from listed_masks import TILED
 from listed_masks import VERTICAL_SLASH
 
 from maskwright import k
@@ -26,10 +27,13 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "columns": ((k <= q) & COLUMN, {}),
     "pairs": ((k <= q) & ((COLUMN & (q - k < 50)) | (DIAGONAL & (k > 20)) | (q - k < 3)), {}),
     "one": (VERTICAL_SLASH, {"config": ONE}),
+    "tiled": (TILED[64], {}),
+    "tiled_d256": (TILED[64], {"head_dim": 256}),
 }
 # Bytes of what is computed once for all partitions; the larger of Triton 3.6 and 3.9. None of it is
 # read in a loop over tiles.
 KEPT_IN_MEMORY = {"lists": 24, "d192": 8, "d256": 64, "window": 56, "pairs": 96, "one": 8}
+KEPT_IN_MEMORY |= {"tiled": 24, "tiled_d256": 64}
 LOADED_IN_LOOPS = {"d256": 2}  # Triton 3.9; none with 3.6
 
 

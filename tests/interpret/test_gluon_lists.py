@@ -14,6 +14,7 @@ import torch
 from listed_masks import BESIDE_STATIC
 from listed_masks import COLUMN
 from listed_masks import DIAGONAL
+from listed_masks import FOLLOWED
 from listed_masks import VERTICAL_SLASH
 
 import maskwright as mw
@@ -130,6 +131,40 @@ def test_random_lists(sizes, config):
         lists["s_idx"] = drawn(diagonals + 50, diagonals + 3, sizes[1])
         report = run(VERTICAL_SLASH, *sizes, config=config, **lists)
         assert report.ok, f"{columns} {diagonals} {report}"
+
+
+@pytest.mark.parametrize("config", ["default", "two_stages", "three_consumers", "five_stages"])
+@pytest.mark.parametrize("name", ["tiled16", "tiled64", "runs"])
+def test_entries_that_stand_for_many(name, config):
+    """Parts of a tile's queries begin where their diagonals do, or between."""
+    for sizes, offset in (((200, 200), None), ((150, 333), 41), ((190, 190), -64)):
+        lists = {"v_idx": drawn(9, 40, sizes[1]), "s_idx": drawn(10, 6, sizes[1])}
+        lists["s_idx"][:, 1, ::2] = (100, 170, -5)
+        chosen = CONFIGS[config]
+        report = run(FOLLOWED[name], *sizes, config=chosen, q_offset=offset, **lists)
+        assert report.ok, f"{sizes} {report}"
+
+
+@pytest.mark.parametrize("step", [1, 16, 64])
+@pytest.mark.parametrize("offset", [0, 41, -30])
+def test_each_part_of_the_queries_is_told_the_tiles_it_meets(offset, step):
+    mask = (q // step * step - k + 3).isin(mw.table("s_idx", ndim=3)[mw.b, mw.h], run=step)
+    made = compiled(mask, config=SMALL)
+    block, parts, q_len, kv_len = SMALL.block_n, 2, 128, 256
+    entries = torch.tensor([[[5, 100, -40, -1]]], dtype=torch.int32)
+    with interpreter():
+        found = load(made, interpreted=True).prepare(
+            *(q_len, kv_len, 1, 1, 1, entries.device), q_offset=offset, s_idx=entries
+        )
+    listed, _, _, bits, first, count, _ = found
+    met = listed[0, 0, bits + 4 * count + 2 :][:count].tolist()
+    queries = (np.arange(q_len) + offset) // step * step
+    for at in range(count):
+        keys = (offset // block - at - first) * block + np.arange(block)
+        values = queries[:, None] - keys + 3
+        pairs = np.isin(values[..., None] - np.arange(step), (5, 100, -40)).any((1, 2))
+        wanted = sum(2**i for i, x in enumerate(np.split(pairs, parts)) if x.any())
+        assert met[at] == wanted
 
 
 @pytest.mark.parametrize("config", [None, CONFIGS["several"]], ids=["one", "several"])

@@ -11,6 +11,8 @@ from listed_masks import BESIDE_STATIC
 from listed_masks import COLS
 from listed_masks import COLUMN
 from listed_masks import DIAGONAL
+from listed_masks import FOLLOWED
+from listed_masks import TILED
 from listed_masks import VERTICAL_SLASH
 
 import maskwright as mw
@@ -18,6 +20,7 @@ from maskwright import b
 from maskwright import h
 from maskwright import k
 from maskwright import q
+from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.listed_walk import ListedWalk
@@ -66,10 +69,11 @@ def drawn(seed, count, kv_len, batch=1, heads=2):
 # -- results --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("config", [SMALL, KernelConfig(16, 32, 4, 1), KernelConfig(64, 64, 4, 1)])
 @pytest.mark.parametrize("sizes", [(100, 100), (75, 130), (40, 33)])
-def test_random_lists(sizes, config):
+@pytest.mark.parametrize("mask", FOLLOWED.values(), ids=FOLLOWED)
+def test_random_lists(mask, sizes, config):
     q_len, kv_len = sizes
     agrees(
-        VERTICAL_SLASH,
+        mask,
         *(q_len, kv_len),
         config=config,
         batch=2,
@@ -94,9 +98,10 @@ def test_random_lists(sizes, config):
     ids=["none", "one", "equal", "unsorted", "padding", "outside", "run"],
 )
 @pytest.mark.parametrize("other", [(), (3, 20)], ids=["alone", "beside"])
-def test_lists_of_every_kind(entries, other):
-    agrees(VERTICAL_SLASH, 70, 90, v_idx=rows(*entries), s_idx=rows(*other))
-    agrees(VERTICAL_SLASH, 70, 90, v_idx=rows(*other), s_idx=rows(*entries))
+@pytest.mark.parametrize("mask", FOLLOWED.values(), ids=FOLLOWED)
+def test_lists_of_every_kind(mask, entries, other):
+    agrees(mask, 70, 90, v_idx=rows(*entries), s_idx=rows(*other))
+    agrees(mask, 70, 90, v_idx=rows(*other), s_idx=rows(*entries))
 
 
 @pytest.mark.parametrize("mask", BESIDE_STATIC, ids=str)
@@ -111,6 +116,9 @@ def test_queries_outside_the_keys():
     for offset in (-30, 0, 60):
         agrees(VERTICAL_SLASH | (k < 0), 80, 90, q_offset=offset, **lists)
         agrees(COLUMN | DIAGONAL, 80, 90, q_offset=offset, **lists)
+    for offset in (-70, -3, 0, 16, 41, 64):
+        for config in (SMALL, KernelConfig(64, 16, 4, 1), KernelConfig(16, 128, 4, 1)):
+            agrees(TILED[64] | (k < 0), 80, 90, config=config, q_offset=offset, **lists)
 
 
 def test_score_sinks_and_bulk_copies():
@@ -123,14 +131,24 @@ def test_score_sinks_and_bulk_copies():
     agrees(VERTICAL_SLASH, 80, 90, dtype="float16", value_dim=24, **lists)
 
 
-def test_gradients_are_not_the_general_path(monkeypatch):
+@pytest.mark.parametrize("mask", FOLLOWED.values(), ids=FOLLOWED)
+def test_gradients_are_not_the_general_path(mask, monkeypatch):
     monkeypatch.setenv("MASKWRIGHT_STRICT", "1")
-    lists = {"v_idx": drawn(9, 12, 70), "s_idx": drawn(10, 8, 70)}
-    report = mw.check(
-        VERTICAL_SLASH, q_len=50, kv_len=70, head_dim=16, backend="interpret", **lists
-    )
-    assert report.ok, str(report)
-    assert set(report.gradients) == {"query", "key", "value"}
+    lists = {"v_idx": drawn(9, 12, 150), "s_idx": drawn(10, 8, 150)}
+    small = BackwardConfig(SMALL, KernelConfig(16, 32, 4, 1))
+    for sizes, offset, backward in (((50, 70), None, None), ((130, 150), 37, small)):
+        report = mw.check(
+            mask,
+            q_len=sizes[0],
+            kv_len=sizes[1],
+            q_offset=offset,
+            head_dim=16,
+            backend="interpret",
+            backward=backward,
+            **lists,
+        )
+        assert report.ok, str(report)
+        assert set(report.gradients) == {"query", "key", "value"}
 
 
 def test_the_forward_is_not_the_general_path(attend, monkeypatch):
@@ -143,7 +161,7 @@ def test_the_forward_is_not_the_general_path(attend, monkeypatch):
 
 
 # -- preparation ----------------------------------------------------------------------------------
-def prepared(mask, q_len, kv_len, config, **lists):
+def prepared(mask, q_len, kv_len, config, phases, **lists):
     """What the kernel gets of columns and diagonals, by name: the pieces of a row."""
     found = mw.compile(mask).with_config(config)
     query, key = torch.zeros(2, 2, q_len, 16), torch.zeros(2, 2, kv_len, 16)
@@ -151,7 +169,6 @@ def prepared(mask, q_len, kv_len, config, **lists):
     result = found.prepare(query, key, backend="interpret", **tensors)
     listed, heads, words, bits, _, count, _ = result.arguments
     assert listed.shape == (2, heads, words)
-    phases = max(1, config.block_n // config.block_m)
     ranks = -(-kv_len // config.block_n) + 1
     sizes = [phases * (5 * count + 2), ranks, words - bits - phases * (5 * count + 2) - ranks]
     _, diagonals, col_rank, col_list = listed.split([bits, *sizes], -1)
@@ -177,15 +194,17 @@ def prepared(mask, q_len, kv_len, config, **lists):
     ],
     ids=str,
 )
-def test_what_is_prepared(block, lengths, counts):
+@pytest.mark.parametrize("mask", FOLLOWED.values(), ids=FOLLOWED)
+def test_what_is_prepared(mask, block, lengths, counts):
     """Columns once each in ascending order, and the tiles that a brute force finds."""
     q_len, kv_len = lengths
     lists = {"v_idx": drawn(1, counts[0], kv_len, 2, 2), "s_idx": drawn(2, counts[1], kv_len, 2, 2)}
     lists["s_idx"][1, 1, :] = np.arange(40, 40 + counts[1])
     lists["s_idx"][0, 0, :8] = 3
-    got, nbytes = prepared(VERTICAL_SLASH, q_len, kv_len, KernelConfig(*block, 4, 1), **lists)
     tile = TileShape(*block)
-    schedule = schedule_of(VERTICAL_SLASH.node, tile)
+    schedule = schedule_of(mask.node, tile)
+    config = KernelConfig(*block, 4, 1)
+    got, nbytes = prepared(mask, q_len, kv_len, config, schedule.phases, **lists)
     call = Call(q_len, kv_len, kv_len - q_len, 2, 2, 2, lists)
     assert nbytes == prepared_bytes(schedule, call, 2)
     edges = np.arange(0, kv_len + block[1], block[1])
@@ -193,8 +212,9 @@ def test_what_is_prepared(block, lengths, counts):
     env = call.env(tile, np.arange(call.q_tiles(tile)))
     crossed, filled = walk._diagonals(env, call.kv_tiles(tile))  # noqa: SLF001
     for entry, head in np.ndindex(2, 2):
-        columns = np.unique(lists["v_idx"][entry, head])
-        columns = columns[(columns >= 0) & (columns < kv_len)]
+        columns = lists["v_idx"][entry, head].astype(np.int64)
+        columns = columns[columns != -1, None] + np.arange(schedule.gather.member.run)
+        columns = np.unique(columns[(columns >= 0) & (columns < kv_len)])
         np.testing.assert_array_equal(got["col_list"][entry, head, : len(columns)], columns)
         ranks = np.searchsorted(columns, edges)
         np.testing.assert_array_equal(got["col_rank"][entry, head], ranks)

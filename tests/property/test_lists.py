@@ -39,10 +39,12 @@ class Draw(random_lists.Draw):
     def mask(self, kv_len):
         """(mask, bindings)."""
         values, parts = {}, []
-        for name, value in (("cols", k), ("bands", q - k + self.pick((0, 0, 2, -7)))):
+        start = self.pick((q, q, q // 16 * 16, q // 64 * 64))
+        bands = (start - k + self.pick((0, 0, 2, -7, 63)), self.pick((1, 1, 16, 64, 100)))
+        for name, (value, run) in {"cols": (k, self.pick((1, 1, 4, 15))), "bands": bands}.items():
             row, sizes = self.row(name)
             if self.rng.random() < 0.75:
-                parts.append(value.isin(row) & self.limit())
+                parts.append(value.isin(row, run=run) & self.limit())
                 values[name] = self.entries(sizes, kv_len)
         parts += self.static()
         if len(parts) > 1 and self.rng.random() < 0.15:

@@ -36,13 +36,14 @@ class Draw(random_lists.Draw):
             ends = (self.pick((0, 3, 7, 200)),)
         row = mw.table(name, ndim=len(prefix) + len(last) + 1)[prefix + last]
         limit = kv_len // size + 2 if kind in ("blocks", "one") else kv_len + 9
-        value = {"columns": k, "diagonals": q - k + 3}.get(kind, k // size)
+        start = self.pick((q, q // 16 * 16, q // 128 * 128))
+        value = {"columns": k, "diagonals": start - k + 3}.get(kind, k // size)
         shape = (*sizes, *ends, self.pick((0, 1, 2, 5)))
         found = self.rng.integers(-3, limit, shape)
         found[self.rng.random(shape) < 0.2] = -1
         if self.rng.random() < 0.1:
             found[...] = self.pick((0, 1, 2**31 - 1, -(2**31)))
-        return value.isin(row), found.astype(np.int32)
+        return value.isin(row, run=self.pick((1, 1, 2, 16, 70))), found.astype(np.int32)
 
     def mask(self, kv_len):
         """(mask, bindings)."""

@@ -70,6 +70,8 @@ def test_python_that_cannot_be_traced(make):
         (lambda: k & 7, ("compare it first", "parentheses")),
         (lambda: k.isin([1, 2]), ("k.isin([1, 2])", "cols[b, h]")),
         (lambda: k.isin(DOC[b, q]), ("last index left out",)),
+        (lambda: k.isin(DOC[b], run=0), ("run is an integer", "run=0", "run=64")),
+        (lambda: k.isin(DOC[b], run=2**31), ("run is an integer", "run=64")),
         (lambda: DOC[b] < 3, ("doc", "isin(row)")),
         (lambda: DOC[b, q, k] < 3, ("2 dimension(s)", "3 index(es)", "explicitly")),
         (lambda: k < DOC, ("explicit indices", "doc[b, q]")),

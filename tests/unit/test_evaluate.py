@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import maskwright as mw
 from maskwright import b
@@ -16,6 +17,7 @@ from maskwright import q_len
 from maskwright import to_dense
 from maskwright.dsl import nodes as n
 from maskwright.dsl.evaluate import evaluate
+from maskwright.runtime import torch_eval
 
 
 def rows(mask, q_len, kv_len=None, **options):
@@ -155,6 +157,22 @@ def test_padding_is_no_member():
     cols = mw.table("cols", ndim=2)
     assert rows((k - 2).isin(cols[b]), 1, 4, cols=[[-1, 0]]) == ["..x."]
     assert rows((k - 3).isin(cols[b]), 1, 4, cols=[[-2, -1]]) == [".x.."]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_runs(seed):
+    """numpy and torch against the definition: any order, doubles, padding, entries below 0."""
+    rng = np.random.default_rng(seed)
+    row = rng.integers(-9, 20, rng.integers(0, 8))
+    row[rng.random(row.shape) < 0.2] = -1
+    run, values = int(rng.integers(1, 9)), np.arange(-12, 30)
+    member = (k - 12).isin(mw.table("row")[()], run=run)
+    found = [any(e != -1 and e <= x < e + run for e in row.tolist()) for x in values.tolist()]
+    assert to_dense(member, 1, 42, row=row)[0, 0, 0].tolist() == found
+    short = {"k": np.arange(42), "row": row.astype(np.int32)}
+    assert evaluate(member.node, short).tolist() == found
+    env = {"k": torch.arange(42), "row": torch.tensor(row)}
+    assert torch_eval.evaluate(member.node, env, torch.device("cpu")).tolist() == found
 
 
 def test_lists_that_are_empty_or_outside():

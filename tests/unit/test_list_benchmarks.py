@@ -21,6 +21,7 @@ from benchmarks import nsa  # noqa: E402
 from benchmarks import nsa_case  # noqa: E402
 from benchmarks import report  # noqa: E402
 from benchmarks import select_cost  # noqa: E402
+from benchmarks import tiled  # noqa: E402
 from benchmarks.list_cases import Row  # noqa: E402
 from benchmarks.peers import maskwright_peer  # noqa: E402
 
@@ -90,6 +91,22 @@ def test_pairs_are_those_of_the_mask(drawn):
         tiles = correct.mask_rows(masks["tiled"], head, rows).numpy()
         assert not (dense[0, head] & ~tiles).any()
         assert not (tiles & ~np.tri(512, dtype=bool)).any()
+
+
+@pytest.mark.parametrize(("seq", "columns", "far", "runs"), [(1024, 60, 20, 0), (2048, 200, 99, 3)])
+def test_how_the_peer_differs_from_the_tiled_pattern(seq, columns, far, runs):
+    """What the pattern's docstring says: without the nearest diagonals it loses columns."""
+    row = Row(seq, columns, list_cases.RECENT + far, runs)
+    given = list_cases.draw(row, 1)
+    vertical, slash = given[0][0, 0].numpy(), given[1][0, 0].numpy()
+    for diagonals in (slash, slash[slash >= 200]):
+        mask = mw.patterns.vertical_slash(tiled=64)
+        ours = mw.to_dense(mask, seq, v_idx=vertical[None, None], s_idx=diagonals[None, None])[0, 0]
+        theirs = tiled.rows(vertical, diagonals, np.arange(seq), seq)
+        only_ours = ours & ~theirs
+        assert only_ours.any() == (0 not in diagonals)
+        assert np.isin(np.nonzero(only_ours)[1], vertical).all()
+        assert 0.01 < (theirs & ~ours).sum() / theirs.sum() < 0.2
 
 
 def test_shares_count_whole_tiles(drawn):

@@ -21,10 +21,14 @@ SAMPLES = (
     mw.patterns.local_stride(block=64, local_blocks=2, stride=4),
     mw.patterns.block_list(64, 32),
     (k // 64).isin(mw.table("pages", ndim=2)[b]),
+    mw.patterns.vertical_slash(tiled=64) & (k // 16).isin(mw.table("pages", ndim=2)[b], run=3),
 )
 KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]  # a list of tiles
-SEARCHED = ~(k // 64).isin(mw.table("found", ndim=3)[b, h])  # a search for every pair
-FOLLOWED = (SAMPLES[2], *SAMPLES[4:])
+# Searches for every pair.
+SEARCHED = ~(k // 64).isin(mw.table("found", ndim=3)[b, h])
+IN_RUN = ~(k // 64).isin(mw.table("found", ndim=3)[b, h], run=2)
+TILED = mw.patterns.vertical_slash(tiled=64)
+FOLLOWED = (SAMPLES[2], TILED, *SAMPLES[4:])
 SEVERAL = GluonConfig(block_n=64, persistent=True, pingpong=True, bulk_store=True)
 KINDS = (
     *({"op": "forward"}, {"op": "backward"}, {"backend": "gluon"}),
@@ -50,13 +54,13 @@ def served(mask: mw.Expr, kind: dict[str, object]) -> bool:
     """Gluon kernels follow no lists that select tiles; those of columns, with tiles of their own."""
     if not any(mask is x for x in FOLLOWED):
         return True
-    return "backend" not in kind or (mask is SAMPLES[2] and "config" not in kind)
+    return "backend" not in kind or (any(mask is x for x in FOLLOWED[:2]) and "config" not in kind)
 
 
 NAMES = sorted(
     {
         name
-        for mask in (*SAMPLES, KEPT, SEARCHED)
+        for mask in (*SAMPLES, KEPT, SEARCHED, IN_RUN, TILED)
         for kind in KINDS
         if served(mask, kind)
         for name in used(mw.source(mask, **kind))
@@ -105,11 +109,11 @@ def test_no_name_of_the_templates_is_in_the_way(name: str) -> None:
             compile(source, name, "exec")
             assert clashes(source, spelled) == []
         compile(mw.source(k <= q, score=score, **kind), name, "exec")
-    listed = mw.patterns.vertical_slash() & (k >= mw.param(name))
-    for kind in KINDS[:3] if name not in ("s_idx", "v_idx") else ():  # its own lists
-        source = mw.source(listed, **kind)
-        compile(source, name, "exec")
-        assert clashes(source, spelled) == []
+    for listed, kinds in ((SAMPLES[2], KINDS[:3]), (TILED, KINDS[:1])):
+        for kind in kinds if name not in ("s_idx", "v_idx") else ():  # its own lists
+            source = mw.source(listed & (k >= mw.param(name)), **kind)
+            compile(source, name, "exec")
+            assert clashes(source, spelled) == []
 
 
 def test_different_names_stay_different() -> None:

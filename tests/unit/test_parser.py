@@ -56,6 +56,7 @@ EXPRESSIONS = [
     mw.table("all", ndim=2, sorted=True, dtype=float)[0, 1] * mw.s,
     k.isin(COLS[b, h]),
     (q - k).isin(COLS[b, h + 1]) | ((-k) % 3).isin(COLS[b, 0]),
+    k.isin(COLS[b, h], run=16) & (q // 64 * 64 - k).isin(COLS[b, h], run=64),
     COLS[b, h],
     mw.by_head([0, 1, 0], [k <= q, (k < 4) | (q < 1)]),
     mw.by_head(mw.table("kind"), [k <= q, k < 4]) & (k > 1),
@@ -115,8 +116,9 @@ class Writer:
     def mask(self, depth: int) -> mw.Expr:
         if depth == 0 or self.rng.random() < 0.3:
             x, y = self.number(min(depth, 2)), self.number(self.rng.randrange(2))
+            listed = x.isin(COLS[b, y], run=self.rng.randrange(1, 4))
             return self.rng.choice(
-                [x < y, x <= 3, y > 4, x >= y, x == y, x != y, x.isin(COLS[b, y]), FLAG[b, x]]
+                [x < y, x <= 3, y > 4, x >= y, x == y, x != y, listed, FLAG[b, x]]
             )
         m, n = self.mask(depth - 1), self.mask(self.rng.randrange(depth))
         chosen = mw.by_head(self.rng.choice([[0, 1], [1], mw.table("kind")]), [m, n])
@@ -200,6 +202,9 @@ REFUSED = [
     ("param('w', min=1, min=2) < k", 22, "min, max"),
     ("param('w', **k) < k", 13, "min, max"),
     ("where(k < q, 1)", 0, "where(k < q, 1)"),
+    ("k.isin(table('t')[()], 3)", 0, "in `k.isin"),
+    ("k.isin(table('t')[()], run=q)", 27, "number itself"),
+    ("k.isin(table('t')[()], runs=2)", 28, "keywords here are run"),
     ("minimum(x=k, y=q)", 10, "without its name"),
     ("by_head([0, k], [k <= q])", 12, "number itself"),
     ("by_head([0], (k <= q, k < 3))", 13, "by_head([0, 1]"),

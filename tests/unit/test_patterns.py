@@ -33,6 +33,11 @@ def a_shape(i, j, sink, window):
     return j <= i and (j < sink or i - j < window)
 
 
+def in_tile(diagonals, i, j, size):
+    end = (i // size + 1) * size
+    return any(end - s - size <= j < end - s for s in diagonals if s != -1)
+
+
 def dilated(i, j, window, step, dense, sink):
     d = i - j
     return d >= 0 and (j < sink or d < dense or (d < window and (d - dense) % step == 0))
@@ -197,6 +202,11 @@ CASES = {
         {"v_idx": V_IDX, "s_idx": S_IDX},
         lambda b, h, g, i, j, n: j <= i and (j in V_IDX[b, h] or i - j in S_IDX[b, h]),
     ),
+    "vertical_slash in tiles": (
+        p.vertical_slash(tiled=16),
+        {"v_idx": V_IDX, "s_idx": S_IDX},
+        lambda b, h, g, i, j, n: j <= i and (j in V_IDX[b, h] or in_tile(S_IDX[b, h], i, j, 16)),
+    ),
     "block_list": (
         p.block_list(8, 4),
         {"block_idx": BLOCKS},
@@ -314,6 +324,9 @@ def test_contiguous_declares_the_table_sorted():
         (lambda: p.prefix_lm_document("12"), "prefix=12"),
         (lambda: p.anchor_document(0), "n_anchor=0"),
         (lambda: p.block_causal(0), "block=0"),
+        (lambda: p.vertical_slash(tiled=8), "tiled=8"),
+        (lambda: p.vertical_slash(tiled=48), "tiled=48"),
+        (lambda: p.vertical_slash(tiled=64.0), "tiled=64.0"),
         (lambda: p.local_stride(0, 1, 8), "block=0"),
         (lambda: p.local_stride(4, 0, 8), "local_blocks=0"),
         (lambda: p.local_stride(4, 1, 0), "stride=0"),

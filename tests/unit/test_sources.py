@@ -41,6 +41,12 @@ NEXT = k.isin(COLS[b, h + 1])
         ((k <= q) & LISTED, ["blocks"], ((0,),)),
         ((k <= q) & TOKEN, ["blocks"], ((0,),)),
         (PAGE, ["blocks"], ((0,),)),
+        ((k // 16).isin(PAGES[b], run=3), ["blocks"], ((0,),)),
+        (
+            (k <= q) & (LISTED | (q // 64 * 64 - k).isin(BANDS[b, h], run=64)),
+            ["blocks", "diagonals"],
+            None,
+        ),
         ((k <= q) & (LISTED | (q - k < 512) | (k < 4)), ["blocks"], ((0,),)),
         ((k <= q) & (TOKEN | PAGE), ["blocks"] * 2, ((0,), (1,))),
         ((k <= q) & TOKEN & PAGE, ["blocks"] * 2, ((0, 1),)),
