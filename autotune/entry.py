@@ -46,6 +46,7 @@ CONFIGS: dict[tuple[str, str], type[Any]] = {
 LATER: dict[type[Any], dict[str, Any]] = {
     KernelConfig: {"heads": 1},
     GluonConfig: {"counter": False},
+    BackwardConfig: {"parts": 1},
 }
 
 
@@ -216,7 +217,7 @@ def _with_later(kind: type[Any], data: Any) -> Any:
     if not isinstance(data, dict):
         return data
     if kind is BackwardConfig:
-        return {name: _with_later(KernelConfig, x) for name, x in data.items()}
+        data = {name: _with_later(KernelConfig, x) for name, x in data.items()}
     return LATER.get(kind, {}) | data
 
 

@@ -101,6 +101,9 @@ def padded_heads(head_dim: int, value_dim: int, dtype: str, rows: int) -> tuple[
     return max(pads[0], 64), max(pads[1], 64)
 
 
+MOST_PARTS = 64
+
+
 @dataclass(frozen=True)
 class BackwardConfig:
     """Tunable choices of the backward: one configuration a kernel.
@@ -109,14 +112,20 @@ class BackwardConfig:
         queries: of the kernel that keeps queries and walks over keys.
         keys: of the kernel that keeps ``block_n`` keys and walks over tiles of ``block_m`` queries (of
             ``heads`` heads).
+        parts: programs that share out the queries of a tile of keys, for masks in which some keys have
+            many more queries than others. They add up in float32 and in no fixed order, so
+            programs that ask for deterministic algorithms have 1.
     """
 
     queries: KernelConfig = KernelConfig(64, 64, 4, 2)
     keys: KernelConfig = KernelConfig(64, 64, 4, 2)
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if self.queries.loads != self.keys.loads:
             raise LoweringError("both kernels of a backward load alike", expression=self)
+        if not 1 <= self.parts <= MOST_PARTS:
+            raise LoweringError(f"parts is 1 to {MOST_PARTS}, not {self.parts}", expression=self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

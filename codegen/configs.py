@@ -81,5 +81,5 @@ class Configs:
         return Configs(**{name: types[name](**x) for name, x in found.items()})
 
 
-def _backward(**kernels: dict[str, Any]) -> BackwardConfig:
-    return BackwardConfig(**{name: KernelConfig(**x) for name, x in kernels.items()})
+def _backward(queries: dict[str, Any], keys: dict[str, Any], parts: int = 1) -> BackwardConfig:
+    return BackwardConfig(KernelConfig(**queries), KernelConfig(**keys), parts)

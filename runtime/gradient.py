@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from functools import lru_cache
 from functools import partial
 from types import ModuleType
@@ -53,11 +54,13 @@ class How:
         interpreted: Triton's interpreter runs them.
         gluon: Gluon kernels are wanted, where they can serve. They add up gradients of queries in
             no fixed order, so they are not wanted where results must be deterministic.
+        deterministic: nor may several programs add up the gradients of keys.
     """
 
     inside: bool
     interpreted: bool
     gluon: bool
+    deterministic: bool = False
 
 
 @dataclass
@@ -130,7 +133,8 @@ def backward(
     values = values | {name: x.contiguous() for name, x in tables.items()}
     tensors = (query, key, value, grad_out)
     offsets = _offsets(out, lse, grad_lse, *values.values())
-    how = How(inside, interpreted, use_gluon and not torch.are_deterministic_algorithms_enabled())
+    fixed_order = torch.are_deterministic_algorithms_enabled()
+    how = How(inside, interpreted, use_gluon and not fixed_order, fixed_order)
     make = partial(ready, found, tensors, shapes, wanted, how, offsets)
     plan = make().compiled.plan
     _announce(found, plan)
@@ -275,7 +279,7 @@ def _chosen(
     )
     for kernel in (config.queries, config.keys):
         check_config(kernel, shapes, aligned=aligned)
-    return config
+    return replace(config, parts=1) if how.deterministic else config
 
 
 @lru_cache(maxsize=1024)
@@ -309,4 +313,4 @@ def _interpreted(config: BackwardConfig) -> BackwardConfig:
         queries = kernel.block_m if kernel.heads > 1 else 32
         return KernelConfig(queries, 32, 4, 1, heads=kernel.heads)
 
-    return BackwardConfig(small(config.queries), small(config.keys))
+    return BackwardConfig(small(config.queries), small(config.keys), config.parts)

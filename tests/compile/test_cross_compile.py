@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -92,14 +93,14 @@ def test_lists_of_every_token_of_a_group(arch, group):
     assert report.shared_bytes <= report.shared_limit
 
 
-@pytest.mark.parametrize("group", [4, 16])
+@pytest.mark.parametrize(("group", "parts"), [(4, 1), (16, 1), (16, 8)])
 @pytest.mark.parametrize(
     ("arch", "head_dim"), [("sm_80", 128), ("sm_90", 64), ("sm_90", 128), ("sm_100", 128)]
 )
-def test_gradients_of_lists_of_every_token_of_a_group(arch, head_dim, group):
+def test_gradients_of_lists_of_every_token_of_a_group(arch, head_dim, group, parts):
     sizes = {"dtype": "bfloat16", "head_dim": head_dim, "value_dim": head_dim}
     mask = SELECTED.node
-    both = choose_backward(mask, arch=arch, group=group, **sizes)
+    both = replace(choose_backward(mask, arch=arch, group=group, **sizes), parts=parts)
     assert {both.queries.heads, both.keys.heads} == {group}
     made = compile_backward(BackwardRequest(mask, None, *sizes.values(), True, both))
     kernels = ("query_gradient_kernel", "key_gradient_kernel")
@@ -107,7 +108,7 @@ def test_gradients_of_lists_of_every_token_of_a_group(arch, head_dim, group):
         report = build(plan, made.plan.pads, made.source, made.name, arch, kernel)
         assert report.shared_bytes <= report.shared_limit
         # Two accumulators of 128 columns fill the registers: what is spilled lies outside the loops.
-        assert report.stack_bytes <= (0 if head_dim == 64 else 64), str(report)
+        assert report.stack_bytes <= (0 if head_dim == 64 else 96), str(report)
         assert report.instructions["LDL in loops"] <= 2, str(report)
 
 

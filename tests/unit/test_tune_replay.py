@@ -26,6 +26,8 @@ from maskwright.autotune.space import Target
 from maskwright.dsl.errors import TuningError
 
 RECORDED = sorted((Path(__file__).parents[1] / "tune" / "tables").glob("*.json.gz"))
+# So small a part of the space that a search proposes hardly any of it.
+SPARSE = [path for path in RECORDED if "vertical_slash" in path.name]
 SEARCHES, RECORDED_SEARCHES = 6, 4
 
 
@@ -59,7 +61,7 @@ def test_proposals_beat_chance(make_table, seed):
     assert ours.exploration < chance.exploration
 
 
-@pytest.fixture(params=RECORDED, ids=lambda path: path.name)
+@pytest.fixture(params=[x for x in RECORDED if x not in SPARSE], ids=lambda path: path.name)
 def recorded(request):
     """(name, what a GPU measured)."""
     return request.param.name, t.Table.read(request.param)
@@ -75,8 +77,18 @@ def test_recorded_tables_meet_the_goals(recorded):
     assert found.slower == 0
     assert found.selection <= 0.015
     assert found.flips <= 0.05
-    assert found.spearman >= 0.6
-    assert found.top
+    if table.job.template == "triton":  # the cost model knows no other
+        assert found.spearman >= 0.6
+        assert found.top
+
+
+@pytest.mark.parametrize("path", SPARSE, ids=lambda path: path.name)
+def test_the_default_in_a_sparse_table(path):
+    """Goal 3."""
+    table = t.Table.read(path)
+    assert table.job.complete
+    assert 50 < len(table.rows) < 0.1 * table.points
+    assert 0.0 <= table.regret(table.config(table.default)) <= 0.15
 
 
 def test_a_quick_search_of_recorded_tables(recorded):
