@@ -86,8 +86,8 @@ class Runner:
     def prepare(self, inputs: Inputs) -> None:
         """Once, outside of what is timed: layers of a model share what the device prepares."""
         if self.job.op == "forward":
-            query, key = inputs.given[:2]
-            made = self.attention.prepare(query, key, **self._options(), **inputs.values)
+            query, key, value = inputs.given
+            made = self.attention.prepare(query, key, value, **self._options(), **inputs.values)
             self.prepared = made if made.arguments else None
 
     def outputs(self, inputs: Inputs) -> Inputs:

@@ -212,13 +212,15 @@ class Attention:
         self,
         query: Tensor,
         key: Tensor,
+        value: Tensor | None = None,
         *,
         q_offset: int | None = None,
         backend: str = "auto",
         **bindings: Any,
     ) -> Prepared:
         """The device work before the kernel, to be shared by calls; see ``maskwright.prepare``."""
-        call = self.call(query, key, key, bindings, q_offset=q_offset, backend=backend)
+        value = key if value is None else value
+        call = self.call(query, key, value, bindings, q_offset=q_offset, backend=backend)
         interpreted = call.backend in ("interpret", "reference")
         return self._prepare(call, self._ready(call, sinks=None, interpreted=interpreted))
 
@@ -439,15 +441,18 @@ def compile(mask: Any, *, score: Any = None) -> Attention:  # noqa: A001
     return Attention(mask, score=score)
 
 
-def prepare(mask: Any, query: Tensor, key: Tensor, **bindings: Any) -> Prepared:
+def prepare(
+    mask: Any, query: Tensor, key: Tensor, value: Tensor | None = None, **bindings: Any
+) -> Prepared:
     """What the device must compute before the kernel; nothing for closed-form masks.
 
     Args:
         mask: mask expression.
-        query, key: tensors of the calls to come (their sizes, dtype and device count).
+        query, key, value: tensors of the calls to come (their sizes, dtype, layout and device count);
+            ``value`` may be left out if it is like ``key``.
         bindings: runtime values, and ``q_offset`` or ``backend`` as in ``attention``.
     """
-    return cached_attention(mask_node(mask)).prepare(query, key, **bindings)
+    return cached_attention(mask_node(mask)).prepare(query, key, value, **bindings)
 
 
 def tune(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 import torch
@@ -208,3 +210,11 @@ def test_more_bits_than_kernels_count_are_refused():
     topk = torch.empty(1, 1, 1, 16, dtype=torch.int32).expand(1, 4, 2**21, 16)
     with pytest.raises(ValueError, match="8 GiB a head"):
         module_of(mask, TOGETHER).prepare(2**21, 2**21, 1, 64, 4, "cpu", topk=topk)
+
+
+def test_more_tiles_than_kernels_count_are_refused(monkeypatch):
+    module = module_of(TOKEN, BackwardConfig(*[KernelConfig(16, 16, 4, 1)] * 2))
+    monkeypatch.setattr(module, "marks_kernel", MagicMock())
+    topk = torch.empty(1, 1, 1, 1, dtype=torch.int32).expand(1024, 32, 4096, 256)
+    with pytest.raises(ValueError, match="lists of up to 2147483648 tiles"):
+        module.prepare(4096, 4096, 1024, 32, 32, "cpu", topk=topk)

@@ -257,3 +257,18 @@ def test_columns_of_visited_tiles_are_not_gathered():
         assert visited == {x for x in near if x >= 0}
         gathered = set(np.flatnonzero(met.gathered[0, 0, number]))
         assert gathered == set(range(number + 1)) - visited
+
+
+def test_values_of_another_width_are_prepared_for():
+    """Their width may decide on the tiles, so ``prepare`` looks at them."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 1, 2, 70, 16, generator=generator)
+    value = torch.randn(1, 2, 70, 48, generator=generator)
+    given = {"v_idx": torch.tensor([[[3, 40], [5, 6]]]), "s_idx": torch.tensor([[[0, 7], [0, 1]]])}
+    given = {name: x.int() for name, x in given.items()}
+    options = {"backend": "interpret", **given}
+    ready = mw.prepare(VERTICAL_SLASH, query, key, value, **options)
+    found = mw.attention(query, key, value, VERTICAL_SLASH, prepared=ready, **options)
+    assert torch.equal(found, mw.attention(query, key, value, VERTICAL_SLASH, **options))
+    with pytest.raises(mw.MaskwrightError, match="value"):
+        mw.prepare(VERTICAL_SLASH, query, key, value[:, :, :60], **options)
