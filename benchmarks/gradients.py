@@ -24,13 +24,20 @@ FLOOR = 1e-6  # blocks with less than this share of the mean square count as hav
 Entry = dict[str, Any]
 
 
-def reference(case: Case, tensors: Tensors, slope: Tensor) -> Tensors:
-    """Gradients of sum(out * slope) in float64, kept in float32; one head at a time."""
+def reference(case: Case, tensors: Tensors, slope: Tensor, kv_heads: int | None = None) -> Tensors:
+    """Gradients of sum(out * slope) in float64, kept in float32; one head at a time.
+
+    Args:
+        kv_heads: of so many KV heads, the first ones, and of their query heads; None: of all.
+    """
     shape = case.shape
+    kept = min(kv_heads or shape.kv_heads, shape.kv_heads)
     group, scale = shape.heads // shape.kv_heads, 1 / math.sqrt(shape.head_dim)
     step = max(1, correct.CHUNK // (shape.seq * shape.batch))
-    found = Tensors(*(torch.zeros_like(x, dtype=torch.float64) for x in tensors))
-    for head in range(shape.heads):
+    heads = (kept * group, kept, kept)
+    parts = (x[:, :count] for x, count in zip(tensors, heads, strict=True))
+    found = Tensors(*(torch.zeros_like(x, dtype=torch.float64) for x in parts))
+    for head in range(kept * group):
         kv = head // group
         key, value = tensors.key[:, kv].double(), tensors.value[:, kv].double()
         for start in range(0, shape.seq, step):
@@ -52,14 +59,19 @@ def _weights(case: Case, head: int, rows: Tensor, scores: Tensor) -> Tensor:
 
 
 def check(found: list[Tensor | None], wanted: Tensors, case: Case) -> Entry:
-    """Relative errors of dq, dk and dv; ``reason`` if one of them is wrong."""
+    """Relative errors of dq, dk and dv; ``reason`` if one of them is wrong.
+
+    Args:
+        wanted: of the first heads at least; those of the others need be finite only.
+    """
     limit = TOLERANCE[case.shape.dtype]
     errors: Entry = {}
     for name, ours, right in zip(NAMES, found, wanted, strict=True):
-        reason = _unusable(ours, right)
+        heads = case.shape.heads if name == "dq" else case.shape.kv_heads
+        reason = _unusable(ours, right, heads)
         if ours is None or reason:
             return {"reason": f"{name} {reason}"}
-        whole, worst = distance(ours, right)
+        whole, worst = distance(ours[:, : right.shape[1]], right)
         errors |= {name: whole, f"{name}_worst_block": worst}
         if not (whole < limit and worst < BLOCK_SLACK * limit):
             errors["reason"] = f"{name}: relative error {whole:.2e}, worst block {worst:.2e}"
@@ -67,11 +79,12 @@ def check(found: list[Tensor | None], wanted: Tensors, case: Case) -> Entry:
     return errors
 
 
-def _unusable(found: Tensor | None, wanted: Tensor) -> str:
+def _unusable(found: Tensor | None, wanted: Tensor, heads: int) -> str:
     if found is None:
         return "is missing"
-    if found.shape != wanted.shape:
-        return f"is {tuple(found.shape)}, not {tuple(wanted.shape)}"
+    shape = (wanted.shape[0], heads, *wanted.shape[2:])
+    if found.shape != shape:
+        return f"is {tuple(found.shape)}, not {shape}"
     return "" if bool(found.isfinite().all()) else "is not finite everywhere"
 
 

@@ -104,7 +104,7 @@ def forward(shape: Shape, lists: str, options: runner.Options) -> Result:
 
 
 def training(shape: Shape, lists: str, options: runner.Options) -> Result:
-    """One row of forward and backward: gradients checked in whole, then timed in turn."""
+    """One row of forward and backward: gradients of a KV head checked in whole, then timed in turn."""
     (case, ours), (causal, dense) = masks_of(shape, lists, options.device)
     entries: dict[str, Entry] = {}
     steps: dict[str, train_case.Step] = {}
@@ -115,7 +115,7 @@ def training(shape: Shape, lists: str, options: runner.Options) -> Result:
         if all(skipped.values()):  # what is right takes float64 products of all pairs
             entries |= {n: {"status": "skipped", "reason": x} for n, x in skipped.items()}
             continue
-        bench = train_case.make_bench(asked, options.device)
+        bench = train_case.make_bench(asked, options.device, kv_heads=1)
         for name in names:
             entries[name], step = train_case.admit(PEERS[name], bench)
             if step is not None:

@@ -104,12 +104,16 @@ def run_case(case: Case, peers: Mapping[str, Peer], options: Options) -> Entry:
     }
 
 
-def make_bench(case: Case, device: str) -> TrainBench:
-    """Inputs, the output's gradient, and what is right."""
+def make_bench(case: Case, device: str, kv_heads: int | None = None) -> TrainBench:
+    """Inputs, the output's gradient, and what is right.
+
+    Args:
+        kv_heads: whose gradients are checked; None: all. That takes float64 products of all pairs.
+    """
     tensors = make_tensors(case.shape, device)
     slope = make_tensors(case.shape, device, SLOPE_SEED).query
     reference = correct.reference(case, tensors)
-    wanted = gradients.reference(case, tensors, slope)
+    wanted = gradients.reference(case, tensors, slope, kv_heads)
     for x in tensors:
         x.requires_grad_()
     return TrainBench(case, tensors, reference, slope, wanted)

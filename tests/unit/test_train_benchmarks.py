@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -152,6 +153,28 @@ class TestGradients:
         dense(case, tensors).backward(slope)
         for x, right in zip(tensors, wanted, strict=True):
             assert torch.allclose(x.grad, right, atol=1e-5)
+
+    def test_some_heads_alone(self):
+        """The first KV head's gradients; what is wrong in another goes unnoticed, but not NaN."""
+        from benchmarks import gradients
+
+        case = replace(small("causal"), shape=cases.Shape(1, 4, 2, 40, 8, "float32"))
+        tensors = cases.make_tensors(case.shape, "cpu")
+        slope = cases.make_tensors(case.shape, "cpu", 3).query
+        whole = gradients.reference(case, tensors, slope)
+        part = gradients.reference(case, tensors, slope, kv_heads=1)
+        assert [x.shape[1] for x in part] == [2, 1, 1]
+        for x, y in zip(part, whole, strict=True):
+            assert torch.equal(x, y[:, : x.shape[1]])
+        found = [x.clone() for x in whole]
+        found[1][:, 1] = 7.0
+        assert "reason" not in gradients.check(found, part, case)
+        found[1][:, 0] = 7.0
+        assert "dk: relative error" in gradients.check(found, part, case)["reason"]
+        found[0][:, 3, 5] = math.inf
+        assert gradients.check(found, part, case)["reason"] == "dq is not finite everywhere"
+        cut = [found[0][:, :2], *found[1:]]
+        assert "not (1, 4, 40, 8)" in gradients.check(cut, part, case)["reason"]
 
     def test_distance(self):
         from benchmarks import gradients
