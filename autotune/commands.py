@@ -207,8 +207,11 @@ def _row(entry: Entry) -> list[Any]:
 def config_text(config: AnyConfig) -> str:
     """A configuration in few letters."""
     if isinstance(config, BackwardConfig):
-        return f"{config_text(config.queries)} + {config_text(config.keys)}"
+        parts = f", {config.parts} parts" if config.parts > 1 else ""
+        return f"{config_text(config.queries)} + {config_text(config.keys)}{parts}"
     if isinstance(config, GluonTemplate):
         chosen = {name: x for name, x in config.to_dict().items() if x not in (False, 0, "none")}
         return " ".join(f"{name} {x}" for name, x in chosen.items())
-    return f"{config.block_m}x{config.block_n} w{config.num_warps} s{config.num_stages} {config.loads[:4]}"
+    heads = f"x{config.heads}" if config.heads > 1 else ""
+    shape = f"{config.block_m}{heads}x{config.block_n}"
+    return f"{shape} w{config.num_warps} s{config.num_stages} {config.loads[:4]}"

@@ -77,7 +77,7 @@ def replay(
     if not any(row.ratio for row in table.rows):
         raise TuningError(f"{name} holds no times")
     target = Target(table.key, Limits.of(table.job.mask_node, table.job.score_node))
-    space = Flat(table.job.op, table.job.template)
+    space = Flat.of(table.job)
     study = _study(table, space, target, trials)
     found = [_search(table, study, seed, sampler) for seed in range(searches)]
     winners = [x.winner.config for x in found if x.winner is not None]

@@ -55,7 +55,7 @@ def seeds(
 
 def by_cost(job: Job, space: Flat, target: Target, accept: Accept = _anything) -> list[AnyConfig]:
     """Points by the cost model, one a tile shape; none where there is no model."""
-    if job.template != "triton":
+    if job.template != "triton" or space.together:  # nobody counts what lists hold
         return []
     tiles: dict[tuple[int, ...], AnyConfig] = {}
     for config in ordered(job, filter(accept, space.points(target)), target):

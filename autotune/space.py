@@ -12,6 +12,8 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import asdict
 from dataclasses import dataclass
+from dataclasses import replace
+from functools import cache
 from functools import cached_property
 from typing import Any
 from typing import TypeAlias
@@ -110,12 +112,19 @@ class Space:
         knobs = [asdict(knob) for knob in self.knobs]
         return n.digest(canonical([self.name, knobs, [rule.name for rule in self.rules]]))
 
+    def values(self, config: Kernel) -> dict[str, Any] | None:
+        """The knobs that make a configuration; None if none do."""
+        found = {knob.name: getattr(config, knob.name) for knob in self.knobs}
+        if not all(found[knob.name] in knob.values for knob in self.knobs):
+            return None
+        return found if self.make(**found) == config else None  # it may differ in what is no knob
+
     def refusal(self, values: dict[str, Any], target: Target) -> tuple[Kernel | None, str]:
         """(configuration, name of the rule that refuses it: empty if it is a point)."""
         try:
             config = self.make(**values)
-        except LoweringError:
-            return None, "cannot be constructed"
+        except LoweringError as error:
+            return None, f"cannot be constructed: {error.what}"
         for rule in self.rules:
             if rule.refuses(config, target):
                 return config, rule.name
@@ -143,8 +152,9 @@ class Space:
 # -- rules --------------------------------------------------------------------------------------
 def _too_small_for_its_warps(config: Kernel, target: Target) -> bool:
     # Of the largest product: weights, or what they are multiplied with.
+    assert isinstance(config, KernelConfig)
     p = target.key.problem
-    least, most = sorted((config.block_m, config.block_n))
+    least, most = sorted((config.rows, config.block_n))
     width = max(most, padded(min(p.head_dim, p.value_dim)))
     return least * width < _LEAST_PER_WARP * config.num_warps
 
@@ -235,6 +245,28 @@ BACKWARD = {
     for name, refuses in (("queries", _unfit_queries), ("keys", _unfit_keys))
 }
 
+_HEADS = Knob("heads", (1, 2, 4, 8, 16), "lists read once for more heads; fewer queries")
+
+# Of a whole backward, for masks whose tiles several heads share.
+PARTS = Knob("parts", (1, 2, 4, 8, 16), "keys of many queries are done sooner; sums in float32")
+
+
+@cache
+def with_heads(space: Space, most: int) -> Space:
+    """A space of Triton kernels whose tiles several heads share, up to ``most``.
+
+    Its tiles have rows instead of queries (a row is a query of a head), so that another number of
+    heads is a tile of the same size.
+    """
+    rows, *others = space.knobs
+    heads = replace(_HEADS, values=tuple(x for x in _HEADS.values if x <= most))
+    return replace(space, knobs=(replace(rows, name="rows"), *others, heads), make=_of_rows)
+
+
+def _of_rows(rows: int, heads: int, **others: Any) -> KernelConfig:
+    return KernelConfig(rows // heads, heads=heads, **others)
+
+
 GLUON = Space(
     "forward gluon_sm90",
     (
@@ -274,39 +306,53 @@ GLUON_BACKWARD = Space(
 )
 
 
-def backward_points(target: Target) -> Iterator[BackwardConfig]:
-    """Pairs for the Triton backward: both kernels load alike and both fit."""
-    queries, keys = (tuple(space.points(target)) for space in BACKWARD.values())
+def backward_points(target: Target, together: int = 0) -> Iterator[BackwardConfig]:
+    """Those of the Triton backward: both kernels load alike, share heads alike, and fit.
+
+    Args:
+        together: as in ``space_of``.
+    """
+    queries, keys = (
+        [x for x in space.points(target) if isinstance(x, KernelConfig)]
+        for space in space_of("backward", "triton", together)
+    )
+    parts = PARTS.values if together else (1,)
     for first, second in itertools.product(queries, keys):
-        if first.loads == second.loads:
-            both = BackwardConfig(first, second)  # type: ignore[arg-type]
-            if not unfit(both, target.key, target.limits):
-                yield both
+        alike = (first.loads, first.heads) == (second.loads, second.heads)
+        if alike and not unfit(BackwardConfig(first, second), target.key, target.limits):
+            yield from (BackwardConfig(first, second, x) for x in parts)
 
 
 def contains(config: AnyConfig, target: Target) -> bool:
-    """A configuration is a point of the space of its kernel, for these calls."""
+    """A configuration is a point of the space of its kernel, for these calls.
+
+    One with several heads in a tile, or several parts, is asked as of a mask that takes them.
+    """
     match config:
         case BackwardConfig(queries, keys):
-            both = zip(BACKWARD.values(), (queries, keys), strict=True)
-            return all(_holds(space, x, target) for space, x in both) and not unfit(
-                config, target.key, target.limits
-            )
+            both = zip(space_of("backward", "triton", queries.heads), (queries, keys), strict=True)
+            alike = queries.heads == keys.heads and config.parts in PARTS.values
+            fits = not unfit(config, target.key, target.limits)
+            return alike and fits and all(_holds(space, x, target) for space, x in both)
         case KernelConfig():
-            return _holds(FORWARD, config, target)
+            return _holds(space_of("forward", "triton", config.heads)[0], config, target)
         case GluonConfig():
             return _holds(GLUON, config, target)
     return _holds(GLUON_BACKWARD, config, target)
 
 
-def space_of(op: Op, template: Template) -> tuple[Space, ...]:
-    """The spaces of a problem: one a kernel."""
+def space_of(op: Op, template: Template, together: int = 0) -> tuple[Space, ...]:
+    """The spaces of a problem: one a kernel.
+
+    Args:
+        together: most heads in a tile, see ``codegen.pipeline.heads_together``.
+    """
     if template == "gluon_sm90":
         return (GLUON if op == "forward" else GLUON_BACKWARD,)
-    return (FORWARD,) if op == "forward" else tuple(BACKWARD.values())
+    found = (FORWARD,) if op == "forward" else tuple(BACKWARD.values())
+    return tuple(with_heads(x, together) for x in found) if together > 1 else found
 
 
 def _holds(space: Space, config: Kernel, target: Target) -> bool:
-    values = config.to_dict()
-    known = all(values[knob.name] in knob.values for knob in space.knobs)
-    return known and not space.refusal(values, target)[1]
+    values = space.values(config)
+    return values is not None and not space.refusal(values, target)[1]

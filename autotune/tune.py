@@ -139,7 +139,7 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         folder = stack.enter_context(study_folder(facts.key))
         progress.log = folder and folder / "trials.jsonl"
         target = Target(facts.key, Limits.of(job.mask_node, job.score_node))
-        space = Flat(job.op, job.template)
+        space = Flat.of(job)
         cache_dir = settings.current().cache_dir
         known = [*store.user_entries(cache_dir, facts.key.software)]
         known += store.shipped_entries(facts.key.hardware.folder)
@@ -192,7 +192,7 @@ def record_table(
         started += turn.waited
         compiler.gpu = facts.key.hardware
         target = Target(facts.key, Limits.of(job.mask_node, job.score_node))
-        points = tuple(Flat(job.op, job.template).points(target))
+        points = tuple(Flat.of(job).points(target))
         left = max(1.0, seconds - (time.monotonic() - started))
         accept = partial(_possible, job)
         plan = Plan(points, left, sample, seed=job.seed, known=known, accept=accept)

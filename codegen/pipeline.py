@@ -155,8 +155,7 @@ def choose_backward(
     group: int = 1,
 ) -> BackwardConfig:
     """The heuristic's configurations of the backward; arguments as for ``choose_config``."""
-    few = _walks_lists_of_few_queries(mask) and not _differ_by_head(mask, score)
-    heads = min(group & -group, _MOST_TOGETHER) if few else 1
+    heads = heads_together(mask, score, group, gradients=True) or 1
     config = default_backward(
         arch=arch,
         dtype=dtype,
@@ -169,6 +168,17 @@ def choose_backward(
     if heads == 1:
         return config
     return BackwardConfig(_together(config.queries, heads), _together(config.keys, heads))
+
+
+def heads_together(mask: n.Node, score: n.Node | None, group: int, *, gradients: bool) -> int:
+    """Most query heads of a KV head in a tile, a power of two; 0 for masks that want one.
+
+    Several read what each token lists once for all of them; their mask and score must be the same.
+    """
+    few = _walks_lists_of_few_queries if gradients else lists_of_few_queries
+    if _differ_by_head(mask, score) or not few(mask):
+        return 0
+    return min(group & -group, _MOST_TOGETHER)
 
 
 def _together(config: KernelConfig, heads: int) -> KernelConfig:
