@@ -123,8 +123,10 @@ class CompilePool:
         """See ``Compiler``."""
         self.waiting.clear()
         for slot in self.slots:
-            if self.spares is not None and slot.child is not None and slot.ready:
-                self.spares.keep(_MODULE, slot.child)
+            child, waits = slot.child, slot.ready or (slot.spare and slot.config is None)
+            # What a compiler keeps in memory grows from search to search.
+            if self.spares is not None and child and waits and child.resident() < self.memory // 2:
+                self.spares.keep(_MODULE, child)
                 slot.child = None
             self._end(slot)
 

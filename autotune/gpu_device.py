@@ -34,6 +34,7 @@ COMPILE = 60.0  # of a candidate whose machine code is not in the cache
 _LEAST, _TIMES = 4.0, 20.0  # limit of a candidate's run: seconds, or times what is expected
 _CALLS = 100.0  # about how many calls a candidate's checks and times make
 _MODULE = "maskwright.autotune.gpu_worker"
+_FORGET = 20.0
 _GUILTY = ("sticky", "timeout")
 
 
@@ -61,6 +62,7 @@ class GpuDevice:
     facts: Facts | None = None
     child: Child | None = None
     respawned: int = 0
+    failed: bool = False
 
     def start(self) -> Facts:
         """See ``Device``.
@@ -95,6 +97,7 @@ class GpuDevice:
             if outcome.status in _GUILTY:
                 self._renew()
         if outcome.status == "harness":
+            self.failed = True
             raise TuningError(f"a candidate cannot be measured: {outcome.message}")
         return outcome
 
@@ -133,7 +136,7 @@ class GpuDevice:
 
     def close(self) -> None:
         """See ``Device``."""
-        if self.spares is not None and self.child is not None and self.respawned == 0:
+        if self.spares is not None and self.child is not None and self._sound():
             self.spares.keep(_MODULE, self.child)
             self.child = None
         self._end()
@@ -147,6 +150,16 @@ class GpuDevice:
         if self.child is None:
             self.child = self.spawn() if self.spawn else _spawn()
             self._answer(self.start_limit)
+
+    def _sound(self) -> bool:
+        """Nothing went wrong in the process, which the GPU might remember, and its memory is free for
+        the next search, which may be another process's."""
+        if self.facts is None or self.respawned or self.failed:
+            return False
+        try:
+            return "free" in self._ask(_FORGET, do="forget")
+        except (ChildError, LateError):
+            return False
 
     def _take_turn(self) -> None:
         """Only the process itself knows for sure which GPU it will measure on."""
@@ -191,6 +204,7 @@ class GpuDevice:
             if answer is None:
                 raise LateError(f"no answer within {limit:.0f} s")
             if "phase" not in answer:
+                self.failed |= "raised" in answer
                 return answer
             limit = self._run_limit()
             end = time.monotonic() + limit

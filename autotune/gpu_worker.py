@@ -33,7 +33,7 @@ _TOO_LARGE = ("OutOfResources", "OutOfMemoryError")
 
 
 class GpuWorker:
-    """Answers ``identify``, ``open`` (a job), then ``measure``, ``race`` and ``verify``."""
+    """Answers ``identify``, ``open`` (a job), then ``measure``, ``race``, ``verify``, ``forget``."""
 
     def __init__(self, say: Say) -> None:
         self.say = say
@@ -55,12 +55,20 @@ class GpuWorker:
         """Before the rest; again for another job, whose memory the one before leaves."""
         from maskwright.autotune.bench import Bench
 
-        vars(self).pop("bench", None)
-        self._free()
+        self.forget({})
         self.job = Job.from_dict(request["job"])
         self.bench = Bench(self.job, self._enter)
         facts = self.bench.open()
         return {"facts": asdict(facts)}
+
+    def forget(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The job: its memory is free for others."""
+        import torch
+
+        vars(self).pop("bench", None)
+        gc.collect()
+        torch.cuda.empty_cache()  # nothing where there is no GPU
+        return {"free": True}
 
     def measure(self, request: dict[str, Any]) -> dict[str, Any]:
         """One candidate, and whatever becomes of it."""
@@ -94,12 +102,6 @@ class GpuWorker:
         self.phase = phase
         self.say({"phase": phase})
 
-    def _free(self) -> None:
-        import torch
-
-        gc.collect()
-        torch.cuda.empty_cache()  # nothing where there is no GPU
-
     def _synchronize(self) -> None:
         """What a candidate broke shows now and not at the next one."""
         import torch
@@ -122,7 +124,7 @@ def handlers(say: Say) -> Mapping[str, Handler]:
     """What ``serve`` takes."""
     worker = GpuWorker(say)
     known = (worker.identify, worker.open, worker.measure, worker.race, worker.verify)
-    return {x.__name__: x for x in known}
+    return {x.__name__: x for x in (*known, worker.forget)}
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ ANY_MASK = "any"  # in the key of a choice that was made for no mask in particul
 # How far the nearest bucket may be, in steps of a factor of 2. Beyond, the heuristic knows better.
 FARTHEST_LENGTH = 2
 FARTHEST_PROGRAMS = 4
-_SHORT = 7  # log2: below 128 rows the tile of queries follows their number
+_SHORT = 7  # log2: up to 64 rows the tile of queries follows their number
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,9 @@ def distance(key: Key, other: Key) -> tuple[int, ...] | None:
     The same mask counts as nearer than another one, equal density as nearer than another, then the
     same group and dtype; then the sum of the steps between the buckets. Another mask must be as
     dense, and its density known; for Gluon kernels it is not asked: their heuristic goes by the kind
-    of the mask (blocks, tables, lists), which density does not tell. From 65 queries on another group of query heads, and the other
-    dtype of 16 bits, are near: tiles, products and copies are the same.
+    of the mask (blocks, tables, lists), which density does not tell. From 65 queries on the other
+    dtype of 16 bits is near, and another group of query heads, unless runtime values decide: lists
+    of every token have tiles of as many heads as the group has.
     """
     mine, theirs = key.bucket, other.bucket
     if _alike(key) != _alike(other):
@@ -167,9 +168,11 @@ def distance(key: Key, other: Key) -> tuple[int, ...] | None:
     dense_alike = same_density and mine.density != "runtime"
     if not same_mask and not (dense_alike and key.problem.template == "triton"):
         return None
-    kinds = [(x.problem.group, x.problem.dtype) for x in (key, other)]
-    same_kind = kinds[0] == kinds[1]
+    same_group = key.problem.group == other.problem.group
+    same_kind = same_group and key.problem.dtype == other.problem.dtype
     if not same_kind and min(mine.q_len, theirs.q_len) < _SHORT:
+        return None
+    if not same_group and "runtime" in (mine.density, theirs.density):
         return None
     q_steps, kv_steps = abs(mine.q_len - theirs.q_len), abs(mine.kv_len - theirs.kv_len)
     programs = abs(mine.programs - theirs.programs)

@@ -154,7 +154,7 @@ class Runner:
         interpreted = call.backend == "interpret"
         if self.job.op == "forward":
             return self.attention._ready(call, sinks=None, interpreted=interpreted).compiled.plan
-        how = How(call.inside, interpreted, gluon=call.backend == "gluon")
+        how = How.of(call.inside, interpreted=interpreted, gluon=call.backend == "gluon")
         tensors = inputs.given[:4]
         return gradient.ready(self.attention, tensors, call.shapes, (), how).compiled.plan
 

@@ -20,7 +20,7 @@ TITLES = {
     "fa3": "FA3",
     "fa4": "FA4",
     "minference": "MInference (anew)",
-    "maskwright_selected": "maskwright, lists chosen in the call",
+    "maskwright_selected": "maskwright, and choosing lists",
     "maskwright_attention": "mw.attention",
     "sdpa": "SDPA",
     "dense": "torch, dense mask",

@@ -124,8 +124,10 @@ class BackwardConfig:
     def __post_init__(self) -> None:
         if self.queries.loads != self.keys.loads:
             raise LoweringError("both kernels of a backward load alike", expression=self)
-        if not 1 <= self.parts <= MOST_PARTS:
-            raise LoweringError(f"parts is 1 to {MOST_PARTS}, not {self.parts}", expression=self)
+        if type(self.parts) is not int or not 1 <= self.parts <= MOST_PARTS:
+            raise LoweringError(
+                f"parts is an int from 1 to {MOST_PARTS}, not {self.parts!r}", expression=self
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

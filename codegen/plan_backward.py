@@ -84,6 +84,11 @@ class BackwardPlan:
         return tuple(dict.fromkeys(x.table for x in found))
 
     @property
+    def adds_up(self) -> bool:
+        """Several programs add to zeros that every call makes."""
+        return isinstance(self.request.config, BackwardConfig) and self.request.config.parts > 1
+
+    @property
     def prepares(self) -> bool:
         """Work on the device precedes the kernels."""
         lists = any(x.sorted_list for x in self.bindings)

@@ -60,7 +60,13 @@ class How:
     inside: bool
     interpreted: bool
     gluon: bool
-    deterministic: bool = False
+    deterministic: bool
+
+    @staticmethod
+    def of(inside: bool, *, interpreted: bool, gluon: bool) -> How:
+        """As things are now."""
+        fixed_order = torch.are_deterministic_algorithms_enabled()
+        return How(inside, interpreted, gluon and not fixed_order, fixed_order)
 
 
 @dataclass
@@ -133,8 +139,7 @@ def backward(
     values = values | {name: x.contiguous() for name, x in tables.items()}
     tensors = (query, key, value, grad_out)
     offsets = _offsets(out, lse, grad_lse, *values.values())
-    fixed_order = torch.are_deterministic_algorithms_enabled()
-    how = How(inside, interpreted, use_gluon and not fixed_order, fixed_order)
+    how = How.of(inside, interpreted=interpreted, gluon=use_gluon)
     make = partial(ready, found, tensors, shapes, wanted, how, offsets)
     plan = make().compiled.plan
     _announce(found, plan)

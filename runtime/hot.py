@@ -220,12 +220,9 @@ class Hot:
         if not (simple and readable and rows and _plain(given)):
             return
         tensors = (*given[:3], given[5])
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        how = How(
-            call.inside, interpreted=False, gluon=call.backend == "gluon" and not deterministic
-        )
+        how = How.of(call.inside, interpreted=False, gluon=call.backend == "gluon")
         kernel = ready(found, tensors, call.shapes, (), how)
-        if not kernel.compiled.plan.prepares:
+        if not (kernel.compiled.plan.prepares or kernel.compiled.plan.adds_up):
             make = partial(BackwardLaunch, kernel, call, given[3:])
             self._keep(self.backward, (_kind(given), options), make)
 

@@ -10,6 +10,7 @@ import pytest
 import maskwright as mw
 from maskwright import MaskwrightError
 from maskwright import b
+from maskwright import h
 from maskwright import k
 from maskwright import kv_head
 from maskwright import patterns
@@ -36,6 +37,7 @@ MASKS = {
     "block_list": patterns.block_list(64, 64),
 }
 TOPK, PAGES = mw.table("topk", ndim=4), mw.table("pages", ndim=2)
+KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]
 SELECTED = (k <= q) & (k // 64).isin(TOPK[b, kv_head, q])
 TOKEN = (k <= q) & ((q - k < 512) | (k // 64).isin(TOPK[b, kv_head, q]))
 
@@ -91,6 +93,19 @@ def test_lists_of_every_token_of_a_group(arch, group):
     )
     assert report.stack_bytes <= (16 if arch == "sm_80" else 0), str(report)
     assert report.shared_bytes <= report.shared_limit
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [k <= q, (k <= q) & (k * q % 3 == 0), (k <= q) & ((k < 20) | (q - k < 300)), KEPT],
+    ids=["causal", "general", "sinks", "kept"],
+)
+@pytest.mark.parametrize("loads", ["pointer", "descriptor"])
+def test_parts_of_every_kind_of_loop(mask, loads):
+    kernel = KernelConfig(64, 64, 4, 2, loads)
+    request = ("bfloat16", 64, 64, True, BackwardConfig(kernel, kernel, parts=4))
+    made = compile_backward(BackwardRequest(mask.node, None, *request))
+    build(made.plan.keys, made.plan.pads, made.source, made.name, "sm_90", "key_gradient_kernel")
 
 
 @pytest.mark.parametrize(("group", "parts"), [(4, 1), (16, 1), (16, 8)])

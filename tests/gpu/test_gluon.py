@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +241,12 @@ def test_sections_of_heads(length: int) -> None:
 def test_deterministic_programs_get_deterministic_kernels() -> None:
     found, tensors = mw.compile(k <= q), made(length=4000)
     torch.use_deterministic_algorithms(True)
+    warnings.simplefilter("error", mw.MaskwrightWarning)
     try:
         runs = [gradients(found, tensors, "gluon") for _ in range(4)]
     finally:
         torch.use_deterministic_algorithms(False)
+        warnings.simplefilter("default", mw.MaskwrightWarning)
     assert all(torch.equal(x, y) for run in runs for x, y in zip(runs[0], run, strict=True))
+    assert not found.hot.off
+    assert found.hot.backward

@@ -10,6 +10,8 @@ import torch
 import maskwright as mw
 from maskwright import k
 from maskwright import q
+from maskwright.codegen.config import BackwardConfig
+from maskwright.codegen.config import KernelConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -139,3 +141,19 @@ def test_expanded_keys_in_the_backward() -> None:
     for _ in range(3):
         (gradient,) = torch.autograd.grad(found(query, key, value).float().sum(), query)
         torch.testing.assert_close(gradient[0], gradient[1])
+
+
+def test_parts_of_a_tile_of_keys_in_many_steps() -> None:
+    """Their sums begin at zero in every step; no launch is kept that would not clear them."""
+    kernel = KernelConfig(64, 64, 4, 2)
+    mask = (k <= q) & ((k < 20) | (q - k < 100))
+    shared = mw.compile(mask).with_config(BackwardConfig(kernel, kernel, parts=4))
+    alone = mw.compile(mask).with_config(BackwardConfig(kernel, kernel))
+    for _ in range(4):
+        tensors = [x.requires_grad_() for x in inputs(2500)]
+        both = [torch.autograd.grad(x(*tensors).sum(), tensors) for x in (shared, alone)]
+        for found, wanted in zip(*both, strict=True):
+            torch.testing.assert_close(found, wanted, atol=2e-3, rtol=2e-3)
+    assert not shared.hot.off
+    assert not shared.hot.backward
+    assert alone.hot.backward

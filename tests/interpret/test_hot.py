@@ -83,7 +83,7 @@ def remembered(found: mw.Attention, memory: Memory, tensors, **bindings):
     kernel = found._ready(call, sinks=None, interpreted=True)
     kernel.handle = memory.handle(kernel.module.forward_kernel)
     given = (*tensors, out, lse, grad_out, grad_lse)
-    how = gradient.How(call.inside, interpreted=True, gluon=False)
+    how = gradient.How.of(call.inside, interpreted=True, gluon=False)
     backward = gradient.ready(found, (*tensors, grad_out), call.shapes, (), how)
     for name in backward.module.OPTIONS:
         backward.handles[name] = memory.handle(getattr(backward.module, name))

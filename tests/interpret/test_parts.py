@@ -27,7 +27,7 @@ SMALL = BackwardConfig(KernelConfig(16, 16, 4, 1), KernelConfig(16, 16, 4, 1), p
 PACKED = BackwardConfig(
     KernelConfig(4, 16, 4, 1, heads=4), KernelConfig(4, 16, 4, 1, heads=4), parts=4
 )
-DOCUMENTS = np.repeat([[0, 1, 2]], [280, 20, 30], axis=1).astype(np.int32)
+DOCUMENTS = np.repeat([[0, 1, 2]], [260, 10, 30], axis=1).astype(np.int32)
 
 
 def lists(length):
@@ -42,8 +42,8 @@ def check(mask, q_len, kv_len, backward=SMALL, **options):
         mask,
         q_len=q_len,
         kv_len=kv_len,
-        heads=options.pop("heads", 4),
-        kv_heads=2,
+        heads=options.pop("heads", 2),
+        kv_heads=options.pop("kv_heads", 1),
         head_dim=options.pop("head_dim", 16),
         dtype="float32",
         backend="interpret",
@@ -53,7 +53,7 @@ def check(mask, q_len, kv_len, backward=SMALL, **options):
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (100, 77), (270, 300), (400, 400)])
+@pytest.mark.parametrize("sizes", [(1, 1), (100, 77), (270, 300), (350, 350)])
 def test_static_masks(sizes):
     """Tiles of queries: none, fewer than a share, one share and a part of the next, many."""
     check((k <= q) & ((k < 20) | (q - k < 100)), *sizes)
@@ -64,29 +64,30 @@ def test_static_masks(sizes):
     [
         (patterns.document(), {"doc_id": DOCUMENTS}),
         (patterns.local_stride(block=16, local_blocks=2, stride=3), {}),
-        (mw.by_head([0, 0, 1, 1], [k <= q, (k <= q) & (q - k < 40)]), {}),
+        (mw.by_head([0, 1], [k <= q, (k <= q) & (q - k < 40)]), {}),
         (k <= 4 * q, {}),
+        ((k <= q) & (k * q % 3 != 1), {}),
     ],
-    ids=["documents", "strides", "heads", "rows"],
+    ids=["documents", "strides", "heads", "rows", "general"],
 )
 def test_all_kinds_of_loops(mask, values):
-    check(mask, 330, 330, **values)
+    check(mask, 300, 300, **values)
 
 
 def test_scores_sinks_and_head_sizes():
-    sinks = torch.linspace(-1, 1, 4)
+    sinks = torch.linspace(-1, 1, 2)
     check(k <= q, 290, 300, score=20.0 * mw.tanh(s / 20.0), sinks=sinks, head_dim=24, value_dim=40)
 
 
-@pytest.mark.parametrize("group", [4, 8])
+@pytest.mark.parametrize("group", [8])
 def test_lists_of_every_token(group):
-    check(TOKEN, 100, 100, PACKED, heads=2 * group, topk=lists(100))
+    check(TOKEN, 100, 100, PACKED, heads=2 * group, kv_heads=2, topk=lists(100))
 
 
 def test_shares_hold_every_tile_once():
     """From the generated helper: disjoint, in order, complete; few tiles stay together."""
     text = mw.source(k <= q, op="backward", config=SMALL)
-    body = text.split("def share_of(tiles, part):")[1].split("\n\n")[0]
+    body = text.split("def share_of(tiles, part, member):")[1].split("\n\n")[0]
     for tiles in (0, 1, 15, 16, 17, 48, 49, 1000):
         found = [_share(body, tiles, part, SMALL.parts) for part in range(SMALL.parts)]
         assert found[0][0] == 0
@@ -101,10 +102,11 @@ def _share(body, tiles, part, parts):
     class Tl:
         maximum, minimum = staticmethod(max), staticmethod(min)
 
-    values = {"tl": Tl, "tiles": tiles, "part": part, "KEY_PARTS": parts, "KEY_SHARE": 16}
-    lines = [x.strip() for x in body.splitlines() if x.strip() and '"""' not in x]
-    exec(lines[0], values)
-    return eval(lines[1].removeprefix("return "), values)
+    values = {"tl": Tl, "tiles": tiles, "part": part, "member": 0}
+    values |= {"KEY_PARTS": parts, "KEY_SHARE": 16}
+    lines = [x.strip() for x in body.split('"""')[2].splitlines() if x.strip()]
+    exec("\n".join(lines[:-1]), values)
+    return eval(lines[-1].removeprefix("return "), values)
 
 
 def test_programs_that_ask_for_a_fixed_order_have_one_part():
@@ -125,7 +127,7 @@ def _made(attend):
     return [x for key, x in gradient._kernels.items() if key[0][2] == attend.configs]
 
 
-@pytest.mark.parametrize("parts", [0, 65])
+@pytest.mark.parametrize("parts", [0, 65, True, 2.5, "3"])
 def test_absurd_numbers_are_refused(parts):
-    with pytest.raises(LoweringError, match="parts is 1 to 64"):
+    with pytest.raises(LoweringError, match="parts is an int from 1 to 64"):
         replace(SMALL, parts=parts)

@@ -89,6 +89,7 @@ def handlers(say):
         "compile": compile_one,
         "measure": measure,
         "race": race,
+        "forget": lambda request: {"free": True},
     }
 
 

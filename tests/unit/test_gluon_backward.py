@@ -137,7 +137,7 @@ def test_made_kernels_keep_it_too(monkeypatch):
     fixed = BackwardConfig(KernelConfig(64, 64, 4, 2), KernelConfig(64, 64, 4, 2))
     tensors = tuple(torch.zeros(1, 2, 1024, 64, dtype=torch.bfloat16) for _ in range(4))
     shapes = check_tensors(*tensors[:3], None)
-    how = gradient.How(inside=True, interpreted=False, gluon=True)
+    how = gradient.How.of(True, interpreted=False, gluon=True)
     for config, kind in ((None, GluonBackwardConfig), (fixed, BackwardConfig)):
         found = Attention(k <= q) if config is None else Attention(k <= q).with_config(config)
         made = gradient._made(found, tensors, shapes, (), how)

@@ -11,7 +11,10 @@ from maskwright import b
 from maskwright import h
 from maskwright import k
 from maskwright import q
+from maskwright.codegen.config import BackwardConfig
+from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.gluon import GluonConfig
+from maskwright.dsl import nodes as n
 from maskwright.dsl.symbols import RESERVED
 
 SAMPLES = (
@@ -30,9 +33,12 @@ IN_RUN = ~(k // 64).isin(mw.table("found", ndim=3)[b, h], run=2)
 TILED = mw.patterns.vertical_slash(tiled=64)
 FOLLOWED = (SAMPLES[2], TILED, *SAMPLES[4:])
 SEVERAL = GluonConfig(block_n=64, persistent=True, pingpong=True, bulk_store=True)
+TOGETHER = KernelConfig(16, 64, 4, 2, heads=4)
+SHARED = {"op": "backward", "config": BackwardConfig(TOGETHER, TOGETHER, parts=3)}
 KINDS = (
     *({"op": "forward"}, {"op": "backward"}, {"backend": "gluon"}),
     {"backend": "gluon", "config": SEVERAL},
+    SHARED,
 )
 
 
@@ -52,6 +58,8 @@ def used(source: str) -> set[str]:
 
 def served(mask: mw.Expr, kind: dict[str, object]) -> bool:
     """Gluon kernels follow no lists that select tiles; those of columns, with tiles of their own."""
+    if kind is SHARED:  # heads of a tile have one mask
+        return "h" not in n.symbols(mask.node)
     if not any(mask is x for x in FOLLOWED):
         return True
     return "backend" not in kind or (any(mask is x for x in FOLLOWED[:2]) and "config" not in kind)
@@ -98,16 +106,15 @@ def test_no_name_of_the_templates_is_in_the_way(name: str) -> None:
 
     spelled = safe_name(name)
     assert spelled != name or not name.startswith(("c", "t")) or not name[1:].isdigit()
-    mask = (k <= q) & (q - k < mw.param(name, min=1))
-    masks = [mask]
-    if name.isidentifier():
-        masks.append((k <= q) & (mw.table(name, ndim=2, sorted=True)[b, q] == 1))
-    score = mw.s + mw.table(name, dtype=float)[h]
-    for kind in KINDS:
-        for mask in masks:
+    param = (k <= q) & (q - k < mw.param(name, min=1))
+    table = (k <= q) & (mw.table(name, ndim=2, sorted=True)[b, q] == 1)
+    for mask, kinds in ((param, KINDS), (table, KINDS[:3])):
+        for kind in kinds:
             source = mw.source(mask, **kind)
             compile(source, name, "exec")
             assert clashes(source, spelled) == []
+    score = mw.s + mw.table(name, dtype=float)[h]
+    for kind in KINDS[:3]:
         compile(mw.source(k <= q, score=score, **kind), name, "exec")
     for listed, kinds in ((SAMPLES[2], KINDS[:3]), (TILED, KINDS[:1])):
         for kind in kinds if name not in ("s_idx", "v_idx") else ():  # its own lists

@@ -175,6 +175,37 @@ def test_the_process_of_the_gpu_outlives_a_search(job, spawn, make_entry, spares
         assert len(spawn.started) == started
 
 
+def test_a_process_that_failed_is_not_handed_on(job, spawn, make_entry, spares):
+    """After a sticky error every later job would fail in it, too."""
+    facts = json.dumps(asdict(Facts(make_entry().key, config(OK), 0.5, 0.004)))
+    for text in ("none", "none", facts):
+        device = GpuDevice(job, spawn=lambda text=text: spawn(FACTS=text), spares=spares)
+        if text == "none":
+            with pytest.raises(TuningError, match="not ready"):
+                device.start()
+        else:
+            assert device.start().ms == 0.5
+            with pytest.raises(TuningError, match="cannot be measured"):
+                device.measure(config(RAISE), 1.0)
+        device.close()
+        assert not any(spares.kept.values())
+    assert len(spawn.started) == 3
+
+
+def test_unused_workers_are_kept(job, spawn, make_entry, spares):
+    hardware = make_entry().key.hardware
+    pool = CompilePool(job, hardware, 2, spawn=spawn, spares=spares)
+    pool.submit(config(OK, 16))
+    pool.submit(config(OK, 32))
+    results(pool)
+    pool.close()
+    for _ in range(2):
+        pool = CompilePool(job, hardware, 2, spawn=spawn, spares=spares)
+        pool.load()
+        pool.close()
+    assert len(spawn.started) == len([x for kept in spares.kept.values() for x in kept]) == 2
+
+
 def test_a_closed_pool_leaves_no_process(pool):
     pool.submit(config(HANG))
     pool.take(0.2)
