@@ -154,7 +154,8 @@ class GpuDevice:
     def _sound(self) -> bool:
         """Nothing went wrong in the process, which the GPU might remember, and its memory is free for
         the next search, which may be another process's."""
-        if self.facts is None or self.respawned or self.failed:
+        at_work = self.child is None or not self.child.idle  # an interrupt came in between
+        if at_work or self.facts is None or self.respawned or self.failed:
             return False
         try:
             return "free" in self._ask(_FORGET, do="forget")
