@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import checked
 import numpy as np
 import pytest
 import torch
@@ -28,20 +29,8 @@ def lists(batch, heads, length, count=3, seed=0):
 
 
 def agrees(mask, q_len, kv_len, group, config, **options):
-    report = mw.check(
-        mask,
-        q_len=q_len,
-        kv_len=kv_len,
-        heads=2 * group,
-        kv_heads=2,
-        head_dim=16,
-        dtype=options.pop("dtype", "float32"),
-        backend="interpret",
-        config=config,
-        gradients=False,
-        **options,
-    )
-    assert report.ok, str(report)
+    options |= {"config": config, "gradients": False}
+    checked.agrees(mask, q_len, kv_len, group=group, **options)
 
 
 @pytest.mark.parametrize("group", [2, 6, 16])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unittest.mock import MagicMock
 
+import checked
 import numpy as np
 import pytest
 import torch
@@ -45,22 +46,8 @@ def numbers(*shape):
 
 
 def agrees(mask, q_len, kv_len, group, backward, **options):
-    """Output, LSE and all gradients against dense float64 attention."""
-    report = mw.check(
-        mask,
-        q_len=q_len,
-        kv_len=kv_len,
-        heads=2 * group,
-        kv_heads=2,
-        head_dim=16,
-        dtype=options.pop("dtype", "float32"),
-        backend="interpret",
-        config=options.pop("config", None),
-        backward=backward,
-        **options,
-    )
-    assert report.ok, str(report)
-    return report
+    """Output, LSE and all gradients."""
+    return checked.agrees(mask, q_len, kv_len, group=group, backward=backward, **options)
 
 
 # -- results --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import checked
 import numpy as np
 import pytest
 import torch
@@ -38,19 +39,8 @@ def lists(length):
 
 
 def check(mask, q_len, kv_len, backward=SMALL, **options):
-    report = mw.check(
-        mask,
-        q_len=q_len,
-        kv_len=kv_len,
-        heads=options.pop("heads", 2),
-        kv_heads=options.pop("kv_heads", 1),
-        head_dim=options.pop("head_dim", 16),
-        dtype="float32",
-        backend="interpret",
-        backward=backward,
-        **options,
-    )
-    assert report.ok, str(report)
+    options = {"group": 2, "kv_heads": 1, "backward": backward} | options
+    checked.agrees(mask, q_len, kv_len, **options)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (100, 77), (270, 300), (350, 350)])
@@ -81,7 +71,7 @@ def test_scores_sinks_and_head_sizes():
 
 @pytest.mark.parametrize("group", [8])
 def test_lists_of_every_token(group):
-    check(TOKEN, 100, 100, PACKED, heads=2 * group, kv_heads=2, topk=lists(100))
+    check(TOKEN, 100, 100, PACKED, group=group, kv_heads=2, topk=lists(100))
 
 
 def test_shares_hold_every_tile_once():
