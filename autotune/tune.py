@@ -54,7 +54,7 @@ from maskwright.dsl.errors import TuningError
 from maskwright.runtime import settings
 from maskwright.runtime import tuned
 
-_AHEAD = 8  # proposals under way: more, and they know too little of each other
+_AHEAD = 16  # proposals under way: more, and they know too little of each other
 
 
 @dataclass(frozen=True)

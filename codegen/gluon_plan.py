@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from maskwright.codegen.config import SHARED_KIB
 from maskwright.codegen.config import dividing
+from maskwright.codegen.gluon import ROWS
 from maskwright.codegen.gluon import WIDEST
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon import default_gluon
@@ -23,7 +24,9 @@ from maskwright.codegen.plan import WalkPlan
 from maskwright.codegen.plan import plan_forward
 from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.codegen.plan_backward import plan_backward
+from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.sources import derive_sources
+from maskwright.codegen.sources import sources_of
 from maskwright.codegen.tile import TileShape
 from maskwright.dsl import nodes as n
 
@@ -62,7 +65,12 @@ def _default(mask: n.Node, head_dim: int, value_dim: int) -> GluonConfig:
         return listed_gluon(head_dim, value_dim)
     uneven, tables = mask is not n.Const(value=True), bool(n.tables(mask))
     found = granule(mask)
-    return default_gluon(head_dim, value_dim, granule=found, uneven=uneven, tables=tables)
+    made = default_gluon(head_dim, value_dim, granule=found, uneven=uneven, tables=tables)
+    if made.block_n == 64 and made.stages == 2 and sources_of(mask) is not None:
+        # Consumers that leave out tiles of their own need a longer ring: docs/lists-log.md.
+        longer = replace(made, stages=4)
+        return longer if longer.shared_bytes(head_dim, value_dim) <= SHARED_KIB[90] * 1024 else made
+    return made
 
 
 @lru_cache(maxsize=1024)
@@ -107,8 +115,10 @@ def _unfit_sizes(request: Request, config: GluonConfig) -> str:
 def _unfit_mask(request: Request, config: GluonConfig) -> str:
     schedule = schedule_of(request.mask, request.tile)
     if schedule.sources:
-        return "runtime lists that select tiles are followed by the Triton kernel only"
-    if schedule.listed:
+        reason = _unfit_sources(schedule, config)
+        if reason:
+            return reason
+    elif schedule.listed:
         reason = unfit_lists(config, gathers=schedule.gather is not None)
         reason = reason or _unfit_positions(request, config)
         if reason:
@@ -117,6 +127,14 @@ def _unfit_mask(request: Request, config: GluonConfig) -> str:
     if plan.tile_list is not None and config.consumers == 3:
         return "a list of tiles needs a power of two of queries a tile: two consumers"
     return _searches_pairs(plan) if config.block_n > LARGEST_FOR_PAIRS else ""
+
+
+def _unfit_sources(schedule: Schedule, config: GluonConfig) -> str:
+    if any(x.kind != "blocks" or 0 < x.rows < ROWS for x in schedule.sources):
+        return f"of runtime lists that select tiles, only blocks for {ROWS} queries or more are followed"
+    if config.pingpong:
+        return "consumers that leave out tiles of their own cannot take turns"
+    return ""
 
 
 def _unfit_positions(request: Request, config: GluonConfig) -> str:

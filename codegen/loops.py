@@ -72,7 +72,7 @@ def emit_loop(name: str, segments: tuple[Segment, ...], emitter: Emitter) -> Loo
     if len(segments) == 1 and _simple(segments[0]):
         return _plain(name, segments[0], emitter)
     if len(segments) == 1 and segments[0].met == "entries":
-        count, tile = _entries(name, alone=True)
+        count, tile = _entries(name, emitter.library, alone=emitter.library == "tl")
         return Loop("step", "0", count, 1, (f"{emitter.tile} = {tile.format(step='step')}",))
     lines = emitter.lines[PROGRAM]
     total, body = "0", []
@@ -121,7 +121,7 @@ def _mapped(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
     """(text of the number of tiles, text of the tile with a placeholder for the step)."""
     period = segment.period
     if segment.met == "entries":
-        return _entries(name)
+        return _entries(name, emitter.library)
     if segment.met is not None:
         return _met(name, segment, emitter)
     if period is None:
@@ -163,10 +163,10 @@ def _met(name: str, segment: Segment, emitter: Emitter) -> tuple[str, str]:
     return f"{name}_to - {name}_from", f"diag_tile - {lib}.load({tiles} + {entry})"
 
 
-def _entries(name: str, *, alone: bool = False) -> tuple[str, str]:
+def _entries(name: str, lib: str, *, alone: bool = False) -> tuple[str, str]:
     """Tiles from a list that the device has prepared: partial ones first, full ones behind them."""
     count = f"listed_{name.rstrip('0123456789')}"
     start = "listed_tiles + listed_from" + (" + listed_partial" if count == "listed_full" else "")
-    # Other steps of the loop are other segments': their reads must stay inside, too.
-    place = "{step}" if alone else f"tl.minimum(tl.maximum({{step}}, 0), {count})"
-    return count, f"tl.load({start} + {place})"
+    # Other steps of the loop are other segments', or come ahead: their reads must stay inside, too.
+    place = "{step}" if alone else f"{lib}.minimum({lib}.maximum({{step}}, 0), {count})"
+    return count, f"{lib}.load({start} + {place})"

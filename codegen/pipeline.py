@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from maskwright.codegen.config import BackwardConfig
 from maskwright.codegen.config import KernelConfig
+from maskwright.codegen.config import arch_number
 from maskwright.codegen.config import default_backward
 from maskwright.codegen.config import default_config
 from maskwright.codegen.describe import SOURCE_FORMAT
@@ -98,6 +99,8 @@ def _dump(
 # Rows of a tile for lists of few queries, see docs/lists-log.md, and most heads in it.
 TOGETHER = 64
 _MOST_TOGETHER = 16
+# Programs for a tile of keys that all tokens list.
+_PARTS = 16
 
 
 def choose_config(
@@ -155,7 +158,7 @@ def choose_backward(
     group: int = 1,
 ) -> BackwardConfig:
     """The heuristic's configurations of the backward; arguments as for ``choose_config``."""
-    heads = heads_together(mask, score, group, gradients=True) or 1
+    few = _walks_lists_of_few_queries(mask)
     config = default_backward(
         arch=arch,
         dtype=dtype,
@@ -163,11 +166,16 @@ def choose_backward(
         value_dim=value_dim,
         granule=granule(mask),
         row_granule=row_granule(mask),
-        aligned=aligned and heads == 1,
+        aligned=aligned and not few,
     )
-    if heads == 1:
+    if not few:
         return config
-    return BackwardConfig(_together(config.queries, heads), _together(config.keys, heads))
+    heads = heads_together(mask, score, group, gradients=True) or 1
+    queries, keys = _together(config.queries, heads), _together(config.keys, heads)
+    if keys.num_stages == 2 and arch_number(arch) == 90:
+        keys = replace(keys, num_stages=3)
+    # All tokens may list the same block, and one program would walk over all: docs/lists-log.md.
+    return BackwardConfig(queries, keys, parts=_PARTS)
 
 
 def heads_together(mask: n.Node, score: n.Node | None, group: int, *, gradients: bool) -> int:

@@ -18,7 +18,6 @@ from maskwright.codegen.emit import safe_name
 from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.gluon import GluonTemplate
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
-from maskwright.codegen.listed import derive_listed
 from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.loops import Loop
 from maskwright.codegen.loops import emit_loop
@@ -28,6 +27,7 @@ from maskwright.codegen.normal import TooManyClausesError
 from maskwright.codegen.normal import clauses
 from maskwright.codegen.normal import implied
 from maskwright.codegen.plan_listed import ListedPlan
+from maskwright.codegen.plan_listed import Words
 from maskwright.codegen.plan_listed import members_of
 from maskwright.codegen.plan_listed import name_members
 from maskwright.codegen.plan_listed import plan_gather
@@ -180,6 +180,18 @@ class WalkPlan:
         return any(x is not None for x in self.preparations)
 
     @property
+    def words(self) -> Words:
+        """Bits of runtime lists that a Gluon kernel reads before the scores exist: names and texts."""
+        found = self.listed or self.tiles
+        return found.words if found else ()
+
+    @property
+    def parts(self) -> int:
+        """Consumers that leave out tiles of their own; 1: all compute the same tiles."""
+        found = self.listed or self.tiles
+        return found.parts if found else 1
+
+    @property
     def preparations(self) -> tuple[object | None, ...]:
         """What is computed on the device before the kernel."""
         return self.bounds, self.tile_list, self.listed, self.tiles
@@ -230,7 +242,7 @@ def plan_walk(
     searches = searches_of(schedule.walked)
     _name_searches(emitter, searches)
     words = name_members(schedule, emitter, request.mask)
-    name_sources(schedule, emitter)
+    bits = name_sources(schedule, emitter)
     partial, full = _loops(schedule, request.mask, emitter)
     gather = plan_gather(schedule, emitter)
     keep = "" if partial is None else _keep(emitter, request.mask)
@@ -241,7 +253,7 @@ def plan_walk(
     tile_list = None if schedule.closed else _plan_list(request, schedule, searches)
     per_head = _per_head(members_of(schedule))
     listed = plan_listed(schedule, emitter, words, gather, per_head=per_head)
-    tiles = _plan_tiles(request, schedule, searches)
+    tiles = _plan_tiles(request, schedule, searches, bits)
     prepares = (part[1] for part in (bounds, tile_list, listed, tiles) if part)
     return WalkPlan(
         request=request,
@@ -285,8 +297,6 @@ def _schedule(request: Request, tile: TileShape, *, gradients: bool, lists: bool
     mask = request.mask
     if not lists or isinstance(request.config, GluonBackwardConfig):
         return derive(mask, tile)
-    if isinstance(request.config, GluonConfig):
-        return derive_listed(mask, tile) or derive(mask, tile)
     # Backward kernels gather no columns: they visit the tiles that hold one.
     if gradients:
         return derive_sources(mask, tile) or derive(mask, tile)
@@ -392,12 +402,13 @@ def _plan_list(
 
 
 def _plan_tiles(
-    request: Request, schedule: Schedule, searches: tuple[n.Search, ...]
+    request: Request, schedule: Schedule, searches: tuple[n.Search, ...], words: Words
 ) -> tuple[TilesPlan, set[str]] | None:
     emitter = _emitter(schedule.tile)
     _name_searches(emitter, searches)
     emitter.count_uses(roots(tuple(x for x in schedule.walked if x.met is not None)))
-    return plan_sources(schedule, emitter, heads_of((request.mask,)))
+    gluon = isinstance(request.config, GluonTemplate)
+    return plan_sources(schedule, emitter, heads_of((request.mask,)), words, gluon=gluon)
 
 
 def _listed(emitter: Emitter) -> tuple[Loop, Loop]:

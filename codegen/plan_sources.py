@@ -8,7 +8,9 @@ from maskwright.codegen.emit import PROGRAM
 from maskwright.codegen.emit import TILE
 from maskwright.codegen.emit import Emitter
 from maskwright.codegen.emit import safe_name
+from maskwright.codegen.gluon import ROWS
 from maskwright.codegen.gluon import WINDOW
+from maskwright.codegen.plan_listed import Words
 from maskwright.codegen.prove import Prover
 from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
@@ -82,6 +84,7 @@ class TilesPlan:
         some, every: conditions on what the lists say of a tile: it is crossed; it is filled.
         bound: text for the host: how many tiles can be listed for one batch entry and head.
         heads: text for the host: how many heads have lists of their own.
+        words, parts: as in ``ListedPlan``.
     """
 
     sources: tuple[SourcePlan, ...]
@@ -91,6 +94,8 @@ class TilesPlan:
     every: str
     bound: str
     heads: str
+    words: Words = ()
+    parts: int = 1
 
 
 # -- the kernel that visits the tiles -------------------------------------------------------------
@@ -101,9 +106,12 @@ def entries(found: tuple[Segment, ...]) -> tuple[Segment, ...]:
     return static if len(static) == len(found) else (*static, listed)
 
 
-def name_sources(schedule: Schedule, emitter: Emitter) -> None:
-    """Memberships become tests of a bit; call before anything else is emitted."""
-    tile = schedule.tile
+def name_sources(schedule: Schedule, emitter: Emitter) -> Words:
+    """Memberships become tests of a bit; call before anything else is emitted.
+
+    Returns what Gluon reads before the scores exist: bits of the rows of a whole tile.
+    """
+    tile, words = schedule.tile, []
     for i, source in enumerate(schedule.sources):
         row = f"bits_{i}_row"
         match source.kind:
@@ -115,7 +123,11 @@ def name_sources(schedule: Schedule, emitter: Emitter) -> None:
                 place = _place(source, i, tile, emitter)
                 block = _block_of(source, tile)
                 text = f"{emitter.helper('is_listed')}({row}, {block}, bits_{i}_words, {place})"
+                if emitter.library == "gl" and source.block % tile.block_n == 0:
+                    words.append((f"listed_{i}", text))
+                    text = words[-1][0]
         emitter.names[source.member] = text
+    return tuple(words)
 
 
 def _place(source: Source, number: int, tile: TileShape, emitter: Emitter) -> str:
@@ -148,13 +160,15 @@ def _on_diagonal(row: str, zero: str, step: int, tile: TileShape, emitter: Emitt
 
 # -- the kernels before it ------------------------------------------------------------------------
 def plan_sources(
-    schedule: Schedule, emitter: Emitter, heads: str
+    schedule: Schedule, emitter: Emitter, heads: str, words: Words, *, gluon: bool
 ) -> tuple[TilesPlan, set[str]] | None:
     """The preparation of a schedule's lists, and its helpers.
 
     Args:
         emitter: of the kernel that lists tiles.
         heads: how many heads have tiles of their own.
+        words: see ``name_sources``.
+        gluon: the kernel that visits them is one of Gluon.
     """
     if not schedule.sources:
         return None
@@ -176,8 +190,19 @@ def plan_sources(
         every,
         _bound(schedule, plans),
         heads,
+        words,
+        schedule.tile.block_m // ROWS if gluon and _differ_by_part(schedule) else 1,
     )
     return plan, helpers
+
+
+def _differ_by_part(schedule: Schedule) -> bool:
+    """The lists of a consumer's queries tell whether it computes a partial tile."""
+    tile, found = schedule.tile, schedule.sources
+    whole = all(x.kind == "blocks" and x.block % tile.block_n == 0 for x in found)
+    powers = all(x.rows & (x.rows - 1) == 0 for x in found)  # a shift tells the list of a query
+    finer = any(ROWS <= x.rows < tile.block_m for x in found)
+    return whole and powers and finer and all(x.met for x in schedule.partial)
 
 
 def heads_of(nodes: tuple[n.Node, ...]) -> str:

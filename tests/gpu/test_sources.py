@@ -46,6 +46,18 @@ def test_block_lists(sizes: tuple[int, int]) -> None:
     agrees(near, *sizes, heads=4, kv_heads=2, blocks=drawn(1, 1, 4, LENGTH // 128, 3))
 
 
+@pytest.mark.parametrize("block", [64, 128])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_blocks_that_gluon_kernels_follow(head_dim: int, block: int) -> None:
+    mask = mw.patterns.block_list(block, block)
+    for offset, top in ((0, 1), (70, 5)):
+        lists = drawn(top, 2, 4, LENGTH // block + 2, top, limit=LENGTH // block)
+        sizes = {"q_len": 700, "kv_len": LENGTH, "batch": 2, "heads": 4, "kv_heads": 2}
+        sizes |= {"head_dim": head_dim, "q_offset": offset, "dtype": torch.bfloat16}
+        report = mw.check(mask, backend="gluon", gradients=False, block_idx=lists, **sizes)
+        assert report.ok, str(report)
+
+
 @pytest.mark.parametrize("group", [1, 4, 16])
 def test_lists_of_every_token(group: int) -> None:
     heads = {"heads": 2 * group, "kv_heads": 2}

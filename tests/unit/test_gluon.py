@@ -55,7 +55,11 @@ def test_lists_that_are_refused():
         "two consumers"
         in gluon_request(kept.node, None, **SIZES, config=GluonConfig(block_n=64, consumers=3))[1]
     )
-    assert "runtime lists" in gluon_request(mw.patterns.block_list(64, 64).node, None, **SIZES)[1]
+    assert "runtime lists" in gluon_request(mw.patterns.block_list(32, 64).node, None, **SIZES)[1]
+    followed, reason = gluon_request(mw.patterns.block_list(64, 64).node, None, **SIZES)
+    assert (followed.config.block_n, followed.config.stages, reason) == (64, 4, "")
+    turns = GluonConfig(block_n=64, pingpong=True)
+    assert "take turns" in gluon_request(followed.mask, None, **SIZES, config=turns)[1]
     searched = (~(k // 64).isin(mw.table("left_out", ndim=2)[mw.b])).node
     request, reason = gluon_request(searched, None, **SIZES)
     assert (request.config.block_n, reason) == (64, "")

@@ -74,7 +74,7 @@ def test_source(name, golden):
 
 
 @pytest.mark.parametrize(
-    "name", ["causal", "a_shape", "document", "local_stride", "vertical_slash"]
+    "name", ["causal", "a_shape", "document", "local_stride", "vertical_slash", "block_list"]
 )
 def test_gluon_source(name, golden):
     assert mw.source(catalogue_entry(name).mask, backend="gluon") == golden

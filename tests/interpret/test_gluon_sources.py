@@ -1,0 +1,113 @@
+"""Runtime lists of blocks in the Gluon forward: in a simulator, no GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import simulated_gluon
+import torch
+from simulated_lists import BATCH
+from simulated_lists import HEADS
+from simulated_lists import compiled
+from simulated_lists import run
+
+import maskwright as mw
+from maskwright import b
+from maskwright import h
+from maskwright import k
+from maskwright import kv_head
+from maskwright import q
+from maskwright.codegen.gluon import GluonConfig
+
+NEAR, FOR_ALL = mw.table("near", ndim=4), mw.table("for_all", ndim=3)
+OF_64 = (k // 64).isin(NEAR[b, h, q // 64])
+OF_ALL = (k // 64).isin(FOR_ALL[b, h])
+# And how many parts of a tile of 128 queries have lists of their own.
+MASKS = {
+    "64": ((k <= q) & OF_64, 2),
+    "64, not causal": (OF_64, 2),
+    "128 x 128": ((k <= q) & (k // 128).isin(NEAR[b, h, q // 128]), 1),
+    "64 x 128": ((k <= q) & (k // 128).isin(NEAR[b, h, q // 64]), 2),
+    "blocks from 57 on": ((k <= q) & (k // 64).isin(NEAR[b, h, (q + 7) // 64]), 2),
+    "96": ((k <= q) & (k // 64).isin(NEAR[b, h, q // 96]), 1),
+    "runs": ((k <= q) & (k // 64).isin(NEAR[b, h, q // 64], run=2), 2),
+    "of KV heads": ((k <= q) & (k // 64).isin(NEAR[b, kv_head, q // 64]), 2),
+    "beside a window": ((k <= q) & ((q - k < 40) | OF_64), 1),
+    "both": ((k <= q) & OF_64 & OF_ALL, 2),
+    "either": (OF_64 | OF_ALL, 2),
+    "for all queries": ((k <= q) & OF_ALL, 1),
+}
+FIRST = {"block_n": 64, "first": "producer"}
+CONFIGS = {
+    "default": None,
+    "one_stage": GluonConfig(block_n=64, stages=1),
+    "four_stages": GluonConfig(stages=4, **FIRST),
+    "counter": GluonConfig(stages=3, persistent=True, programs=2, counter=True, **FIRST),
+    "three_consumers": GluonConfig(block_n=32, consumers=3, stages=2, persistent=True, programs=1),
+}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def drawn(seed: int, top: int, kv_len: int) -> dict[str, np.ndarray]:
+    """Blocks in any order, doubles, padding, out of range; none for some blocks of queries."""
+    rng = np.random.default_rng(seed)
+    last = kv_len // 64 + 2
+    near = rng.integers(-2, last, (BATCH, HEADS, 8, top))
+    near[:, :, rng.integers(0, 8, 2)] = -1
+    for_all = rng.integers(-2, last, (BATCH, HEADS, 2))
+    return {"near": near.astype(np.int32), "for_all": for_all.astype(np.int32)}
+
+
+def wanted(mask: mw.Expr, lists: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: x for name, x in lists.items() if f'"{name}"' in str(mask)}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("name", MASKS)
+def test_random_lists(name, config):
+    """Consumers have other lists, or the same; some of them and some programs have no tile."""
+    mask, parts = MASKS[name]
+    assert compiled(mask, config=config).plan.parts == parts or config == CONFIGS["three_consumers"]
+    for seed, (q_len, kv_len, top) in enumerate([(200, 333, 1), (1, 300, 3), (260, 260, 3)]):
+        report = run(mask, q_len, kv_len, config=config, **wanted(mask, drawn(seed, top, kv_len)))
+        assert report.ok, f"{q_len} {kv_len} {report}"
+
+
+@pytest.mark.parametrize("offset", [-100, 0, 41, 130])
+def test_queries_between_two_lists(offset):
+    """The queries of a consumer begin inside a block: two lists tell which tiles it computes."""
+    mask = (k <= q) & OF_64 if offset >= 0 else (k <= q) & (k // 64).isin(NEAR[b, h, q // 64 + 2])
+    report = run(mask, 150, 280, q_offset=offset, **wanted(mask, drawn(3, 2, 280)))
+    assert report.ok, str(report)
+
+
+def test_scores_sinks_and_head_sizes():
+    mask, score = MASKS["64"][0], mw.softcap(mw.s, 20.0) + 0.01 * (k - q)
+    sinks = torch.linspace(-1, 1, HEADS)
+    lists = wanted(mask, drawn(4, 2, 190))
+    for sizes in ((64, 64), (96, 40), (128, 128), (256, 256)):
+        assert run(mask, 180, 190, score=score, sinks=sinks, sizes=sizes, **lists).ok
+
+
+# What one consumer leaves out, and in which list it looks.
+WRONG = [
+    ("weights = packed(nothing)", "pass"),
+    ("bits_0_low_bit = bits_0_low & 31", "bits_0_low_bit = (bits_0_low + 1) & 31"),
+    ("mine_0 |= gl.load(bits_0_here + bits_0_high_row", "mine_0 |= 0 * gl.load(bits_0_here"),
+    ("            coming = tile_n\n", ""),
+    ("keep = ((k <= q) & listed_0)", "keep = listed_0"),
+    ("keep = ((k <= q) & listed_0)", "keep = k <= q"),
+]
+
+
+@pytest.mark.parametrize(("line", "instead"), WRONG)
+def test_wrong_numbers_are_found(line, instead, monkeypatch):
+    mask, config = MASKS["blocks from 57 on"][0], CONFIGS["four_stages"]
+    assert line in compiled(mask, config=config).source
+    whole = simulated_gluon.simulated
+    monkeypatch.setattr(
+        simulated_gluon, "simulated", lambda text: whole(text.replace(line, instead))
+    )
+    lists = [wanted(mask, drawn(seed, 2, 330)) for seed in range(3)]
+    assert not all(run(mask, 330, 330, config=config, **x).ok for x in lists)
