@@ -30,7 +30,7 @@ class Flat:
     """The spaces of one op and template, side by side.
 
     Attributes:
-        together: most query heads in a tile; 0 for masks that want one, and one part.
+        together: most query heads in a tile; 0 for masks without lists of few queries, and one part.
     """
 
     op: Op

@@ -158,7 +158,7 @@ def choose_backward(
     group: int = 1,
 ) -> BackwardConfig:
     """The heuristic's configurations of the backward; arguments as for ``choose_config``."""
-    few = _walks_lists_of_few_queries(mask)
+    heads = heads_together(mask, score, group, gradients=True)
     config = default_backward(
         arch=arch,
         dtype=dtype,
@@ -166,11 +166,10 @@ def choose_backward(
         value_dim=value_dim,
         granule=granule(mask),
         row_granule=row_granule(mask),
-        aligned=aligned and not few,
+        aligned=aligned and heads == 0,
     )
-    if not few:
+    if heads == 0:
         return config
-    heads = heads_together(mask, score, group, gradients=True) or 1
     queries, keys = _together(config.queries, heads), _together(config.keys, heads)
     if keys.num_stages == 2 and arch_number(arch) == 90:
         keys = replace(keys, num_stages=3)
@@ -179,14 +178,14 @@ def choose_backward(
 
 
 def heads_together(mask: n.Node, score: n.Node | None, group: int, *, gradients: bool) -> int:
-    """Most query heads of a KV head in a tile, a power of two; 0 for masks that want one.
+    """Most query heads of a KV head in a tile, a power of two; 0 for masks without lists of few queries.
 
     Several read what each token lists once for all of them; their mask and score must be the same.
     """
     few = _walks_lists_of_few_queries if gradients else lists_of_few_queries
-    if _differ_by_head(mask, score) or not few(mask):
+    if not few(mask):
         return 0
-    return min(group & -group, _MOST_TOGETHER)
+    return 1 if _differ_by_head(mask, score) else min(group & -group, _MOST_TOGETHER)
 
 
 def _together(config: KernelConfig, heads: int) -> KernelConfig:
