@@ -115,9 +115,11 @@ def _unfit_sizes(request: Request, config: GluonConfig) -> str:
 def _unfit_mask(request: Request, config: GluonConfig) -> str:
     schedule = schedule_of(request.mask, request.tile)
     if schedule.sources:
-        reason = _unfit_sources(schedule, config)
+        reason = _unfit_sources(schedule)
         if reason:
             return reason
+        if config.pingpong:
+            return "consumers that leave out tiles of their own cannot take turns"
     elif schedule.listed:
         reason = unfit_lists(config, gathers=schedule.gather is not None)
         reason = reason or _unfit_positions(request, config)
@@ -129,11 +131,9 @@ def _unfit_mask(request: Request, config: GluonConfig) -> str:
     return _searches_pairs(plan) if config.block_n > LARGEST_FOR_PAIRS else ""
 
 
-def _unfit_sources(schedule: Schedule, config: GluonConfig) -> str:
+def _unfit_sources(schedule: Schedule) -> str:
     if any(x.kind != "blocks" or 0 < x.rows < ROWS for x in schedule.sources):
         return f"of runtime lists that select tiles, only blocks for {ROWS} queries or more are followed"
-    if config.pingpong:
-        return "consumers that leave out tiles of their own cannot take turns"
     return ""
 
 
@@ -161,8 +161,9 @@ def gluon_backward_request(
     made = replace(request, config=chosen)
     if request.tables or (request.tables is None and _float_tables(request)):
         return made, "gradients of float tables are added up by the Triton kernels only"
-    if derive_sources(request.mask, TileShape(64, 64)) is not None:
-        return made, "runtime lists are followed by the Triton kernels only"
+    schedule = derive_sources(request.mask, made.of(chosen).transposed_tile)
+    if schedule is not None and _unfit_sources(schedule):
+        return made, _unfit_sources(schedule)
     if config is None and dividing(chosen.block_n, granule(request.mask)) < chosen.block_n:
         # Measured: strided 8192 takes 1.4 times as long as with the Triton kernels.
         return made, f"tiles of {chosen.block_n} keys straddle the blocks of the mask"

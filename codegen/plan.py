@@ -295,7 +295,7 @@ def _loops(schedule: Schedule, mask: n.Node, emitter: Emitter) -> tuple[Loop | N
 
 def _schedule(request: Request, tile: TileShape, *, gradients: bool, lists: bool) -> Schedule:
     mask = request.mask
-    if not lists or isinstance(request.config, GluonBackwardConfig):
+    if not lists:
         return derive(mask, tile)
     # Backward kernels gather no columns: they visit the tiles that hold one.
     if gradients:
@@ -407,7 +407,7 @@ def _plan_tiles(
     emitter = _emitter(schedule.tile)
     _name_searches(emitter, searches)
     emitter.count_uses(roots(tuple(x for x in schedule.walked if x.met is not None)))
-    gluon = isinstance(request.config, GluonTemplate)
+    gluon = isinstance(request.config, GluonConfig)
     return plan_sources(schedule, emitter, heads_of((request.mask,)), words, gluon=gluon)
 
 

@@ -120,14 +120,30 @@ def name_sources(schedule: Schedule, emitter: Emitter) -> Words:
             case "diagonals":
                 text = _on_diagonal(row, f"bits_{i}_zero", source.step, tile, emitter)
             case _:
-                place = _place(source, i, tile, emitter)
-                block = _block_of(source, tile)
-                text = f"{emitter.helper('is_listed')}({row}, {block}, bits_{i}_words, {place})"
-                if emitter.library == "gl" and source.block % tile.block_n == 0:
+                text = _is_listed(source, i, tile, emitter)
+                stays = tile.transposed or source.block % tile.block_n
+                if emitter.library == "gl" and not stays:
                     words.append((f"listed_{i}", text))
                     text = words[-1][0]
         emitter.names[source.member] = text
     return tuple(words)
+
+
+def _is_listed(source: Source, number: int, tile: TileShape, emitter: Emitter) -> str:
+    bits, block = f"bits_{number}", _block_of(source, tile)
+    place = _place(source, number, tile, emitter)
+    found = f"{bits}_row, {block}, {bits}_words, {place}"
+    whole = tile.transposed and source.block % tile.block_m == 0
+    if (
+        emitter.library == "gl"
+        and whole
+        and source.index is not None
+        and source.rows >= tile.block_n
+    ):
+        # Two lists at most for the queries of a tile: numbers, not a pointer for each query.
+        ends = (f"{_at(source.index, x, emitter)} - {bits}_zero" for x in (_LOW, _HIGH))
+        return f"{emitter.helper('is_listed_of_two')}({found}, {', '.join(ends)})"
+    return f"{emitter.helper('is_listed')}({found})"
 
 
 def _place(source: Source, number: int, tile: TileShape, emitter: Emitter) -> str:
@@ -168,7 +184,7 @@ def plan_sources(
         emitter: of the kernel that lists tiles.
         heads: how many heads have tiles of their own.
         words: see ``name_sources``.
-        gluon: the kernel that visits them is one of Gluon.
+        gluon: the kernel that visits them is a forward of Gluon.
     """
     if not schedule.sources:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import simulated_gluon
-import torch
+from simulated_gradients import worst
 
 import maskwright as mw
 from maskwright import k
@@ -12,10 +12,8 @@ from maskwright import q
 from maskwright.codegen.gluon_backward import GluonBackwardConfig
 from maskwright.codegen.gluon_backward import default_gluon_backward
 from maskwright.codegen.gluon_plan import gluon_backward_request
-from maskwright.codegen.pipeline import compile_backward
 from maskwright.codegen.plan_backward import BackwardRequest
 from maskwright.patterns.catalog import entries
-from maskwright.runtime.api import Attention
 
 HEADS, KV_HEADS = 4, 2
 CONFIGS = [
@@ -28,58 +26,6 @@ CONFIGS = [
 ENTRIES = entries("small", heads=HEADS, kv_heads=KV_HEADS)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def worst(
-    mask,
-    q_len,
-    kv_len,
-    *,
-    config=None,
-    score=None,
-    sizes=(128, 128),
-    heads=(HEADS, KV_HEADS),
-    apart=0.0,
-    section=None,
-    change=None,
-    **values,
-):
-    """Largest error of dq, dk and dv, relative; None if the template refuses."""
-    torch.manual_seed(q_len + kv_len)
-    query = (apart + torch.randn(2, heads[0], q_len, sizes[0])).half()
-    key = (torch.randn(2, heads[1], kv_len, sizes[0]) - apart).half()
-    value = torch.randn(2, heads[1], kv_len, sizes[1]).half()
-    given = {x: torch.as_tensor(y) if hasattr(y, "shape") else y for x, y in values.items()}
-    found = Attention(mask, score=score)
-    call = found.call(query, key, value, given, backend="reference")
-    request, reason = gluon_backward_request(
-        BackwardRequest(
-            found.mask, found.score, "float16", *sizes, call.inside, config=None, tables=()
-        ),
-        config,
-    )
-    if reason:
-        return None
-    compiled = compile_backward(request)
-    leaves = [x.float().requires_grad_() for x in (query, key, value)]
-    out, lse = found(*leaves, return_lse=True, backend="reference", **given)
-    grad_out, grad_lse = torch.randn_like(out).half(), torch.randn_like(lse)
-    grad_lse.masked_fill_(lse == -torch.inf, 0.0)
-    finite = lse.masked_fill(lse == -torch.inf, 0.0)
-    loss = (out * grad_out.float()).sum() + (finite * grad_lse).sum()
-    wanted = torch.autograd.grad(loss, leaves)
-    options = {x.text: call.values[x.name] for x in compiled.plan.bindings}
-    assert change is None or change[0] in compiled.source
-    source = compiled.source.replace(*change) if change else compiled.source
-    module = simulated_gluon.simulated(source)
-    if section is not None:
-        row_bytes = 6 * sizes[0] + 2 * sizes[1]
-        module |= {"SECTION_BYTES": section * row_bytes * q_len, "PROGRAMS": 1}
-    tensors = (query, key, value, out.detach().half(), lse.detach(), grad_out)
-    made = module["backward"](*tensors, grad_lse=grad_lse, **options)
-    assert made[-1] == {}
-    pairs = zip(made[:3], wanted, strict=True)
-    return max(float((x - y).norm() / y.norm().clamp_min(1e-6)) for x, y in pairs)
 
 
 @pytest.mark.parametrize(
@@ -187,3 +133,7 @@ def test_what_is_refused() -> None:
     assert "float tables" in reason(tables=("bias",))
     strided = mw.patterns.local_stride(block=64, local_blocks=2, stride=4)
     assert "straddle" in reason(mask=strided.node)
+    assert "straddle" in reason(mask=mw.patterns.block_list(64, 64).node)
+    assert reason(mask=mw.patterns.block_list(64, 128).node) == ""
+    for mask in (mw.patterns.block_list(32, 128), mw.patterns.vertical_slash()):
+        assert "only blocks for 64 queries" in reason(mask=mask.node)

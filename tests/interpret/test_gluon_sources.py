@@ -1,4 +1,4 @@
-"""Runtime lists of blocks in the Gluon forward: in a simulator, no GPU."""
+"""Runtime lists of blocks in the Gluon kernels: in a simulator, no GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import simulated_gluon
 import torch
+from simulated_gradients import worst
 from simulated_lists import BATCH
 from simulated_lists import HEADS
 from simulated_lists import compiled
@@ -18,6 +19,7 @@ from maskwright import k
 from maskwright import kv_head
 from maskwright import q
 from maskwright.codegen.gluon import GluonConfig
+from maskwright.codegen.gluon_backward import GluonBackwardConfig
 
 NEAR, FOR_ALL = mw.table("near", ndim=4), mw.table("for_all", ndim=3)
 OF_64 = (k // 64).isin(NEAR[b, h, q // 64])
@@ -49,13 +51,15 @@ CONFIGS = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def drawn(seed: int, top: int, kv_len: int) -> dict[str, np.ndarray]:
+def drawn(
+    seed: int, top: int, kv_len: int, batch: int = BATCH, heads: int = HEADS
+) -> dict[str, np.ndarray]:
     """Blocks in any order, doubles, padding, out of range; none for some blocks of queries."""
     rng = np.random.default_rng(seed)
     last = kv_len // 64 + 2
-    near = rng.integers(-2, last, (BATCH, HEADS, 8, top))
+    near = rng.integers(-2, last, (batch, heads, 8, top))
     near[:, :, rng.integers(0, 8, 2)] = -1
-    for_all = rng.integers(-2, last, (BATCH, HEADS, 2))
+    for_all = rng.integers(-2, last, (batch, heads, 2))
     return {"near": near.astype(np.int32), "for_all": for_all.astype(np.int32)}
 
 
@@ -90,6 +94,49 @@ def test_scores_sinks_and_head_sizes():
         assert run(mask, 180, 190, score=score, sinks=sinks, sizes=sizes, **lists).ok
 
 
+# -- gradients ------------------------------------------------------------------------------------
+OF_128 = (k // 128).isin(NEAR[b, h, q // 128])
+FOR_128 = (k // 128).isin(NEAR[b, h, (q + 7) // 64])
+GRADIENTS = {
+    "128 x 128": (k <= q) & OF_128,
+    "128 x 128, not causal": OF_128,
+    "64 x 128, from 57 on": (k <= q) & FOR_128,
+    "96 x 128": (k <= q) & (k // 128).isin(NEAR[b, h, q // 96]),
+    "64 x 256": (k <= q) & (k // 256).isin(NEAR[b, kv_head, q // 64]),
+    "beside a window": (k <= q) & ((q - k < 40) | FOR_128),
+    "both": (k <= q) & OF_128 & (k // 128).isin(FOR_ALL[b, h]),
+}
+
+
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients(name, width):
+    """Tiles of 64 queries, which have two lists at most, and of 128; the end of keys within."""
+    config = GluonBackwardConfig(64 if width == 128 else 128, 2, 2)
+    for seed, (q_len, kv_len) in enumerate([(200, 333), (1, 130)]):
+        lists = drawn(seed, 2, kv_len // 2, batch=2, heads=4)
+        values = wanted(GRADIENTS[name], lists)
+        found = worst(GRADIENTS[name], q_len, kv_len, config=config, sizes=(width, width), **values)
+        assert found is not None
+        assert found < 3e-3
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        ("where(place == low, first, last)", "where(place == low, last, first)"),
+        ("query_high = query_low + KEY_M - 1", "query_high = query_low"),
+        ("gl.minimum(gl.maximum(step, 0), listed_partial)", "0"),
+    ],
+)
+def test_wrong_gradients_are_found(line, instead):
+    mask = GRADIENTS["64 x 128, from 57 on"]
+    lists = wanted(mask, drawn(2, 2, 150, batch=2, heads=4))
+    assert worst(mask, 300, 300, **lists) < 3e-3
+    assert worst(mask, 300, 300, change=(line, instead), **lists) > 1e-2
+
+
+# -- the simulator finds what it is there for -----------------------------------------------------
 # What one consumer leaves out, and in which list it looks.
 WRONG = [
     ("weights = packed(nothing)", "pass"),
