@@ -16,6 +16,7 @@ from maskwright.codegen.configs import AnyConfig
 BAND = 0.02  # two configurations that are closer than this are equal
 _MEDIAN = 1.2533  # standard error of a median, in units of that of a mean
 _95 = 1.96
+_DEVIATION = 1.4826  # standard deviation, in units of the median absolute one
 _THROTTLED = 0.97  # of the median clock: rounds below it do not count
 
 
@@ -26,7 +27,7 @@ class Finalist:
     Attributes:
         ms: median of the rounds.
         ratio: median over rounds of its time to the default's.
-        spread: half the width of the 95 % interval of that median.
+        spread: half the width of the 95 % interval of that median, from the median deviation.
     """
 
     config: AnyConfig
@@ -82,7 +83,10 @@ def tie(x: Finalist, fastest: Finalist, band: float = BAND) -> float:
 def _margin(ratios: Sequence[float]) -> float:
     if len(ratios) < 3:
         return 0.0
-    return _95 * _MEDIAN * statistics.stdev(ratios) / math.sqrt(len(ratios))
+    # One round that something else disturbed must not make a slow configuration equal to the fastest.
+    middle = statistics.median(ratios)
+    deviation = _DEVIATION * statistics.median(abs(x - middle) for x in ratios)
+    return _95 * _MEDIAN * deviation / math.sqrt(len(ratios))
 
 
 def _steady(race: Race) -> tuple[list[tuple[float, ...]], list[int]]:

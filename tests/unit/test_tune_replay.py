@@ -23,6 +23,8 @@ from maskwright.autotune.search import Budget
 from maskwright.autotune.search import Study
 from maskwright.autotune.search import search
 from maskwright.autotune.space import Target
+from maskwright.autotune.transfer import summary
+from maskwright.autotune.transfer import transfers
 from maskwright.dsl.errors import TuningError
 
 RECORDED = sorted((Path(__file__).parents[1] / "tune" / "tables").glob("*.json.gz"))
@@ -80,6 +82,16 @@ def test_recorded_tables_meet_the_goals(recorded):
     if table.job.template == "triton":  # the cost model knows no other
         assert found.spearman >= 0.6
         assert found.top
+
+
+def test_the_best_of_one_length_serves_another():
+    """Goal 17."""
+    paths = [x for x in RECORDED if "causal_backward_gluon" in x.name]
+    found = transfers({x.name: t.Table.read(x) for x in paths})
+    assert len(found) == len(paths) * (len(paths) - 1) > 0
+    assert all(x.common > 50 for x in found)
+    assert summary(found)["mean"] <= 0.05
+    assert summary(found)["p90"] <= 0.10
 
 
 @pytest.mark.parametrize("path", SPARSE, ids=lambda path: path.name)

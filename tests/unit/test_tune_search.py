@@ -272,6 +272,16 @@ def test_equal_candidates_with_noise_give_the_same_choice():
     assert noisy.count(1) >= 950
 
 
+def test_one_disturbed_round_is_no_tie():
+    configs = [KernelConfig(64, 64, 4, 1 + i) for i in range(3)]
+    rounds = [(1.0, 1.1 + i / 1000, 0.9 + i / 1000) for i in range(9)]
+    rounds[4] = (1.0, 2.2, 0.9)
+    found = finalists(configs, configs[0], Race(tuple(rounds), (0,) * 9))
+    assert found[1].spread < 0.01
+    few = {configs[1]: Build(registers=8), configs[2]: Build(registers=200)}
+    assert ranking(found, configs[0], few)[0].config == configs[2]
+
+
 def test_throttled_rounds_do_not_count():
     configs = [KernelConfig(64, 64, 4, 1), KernelConfig(64, 64, 4, 2)]
     rounds = ((1.0, 0.9), (1.0, 0.9), (1.0, 0.9), (2.0, 9.0))
