@@ -247,7 +247,7 @@ BACKWARD = {
 
 _HEADS = Knob("heads", (1, 2, 4, 8, 16), "lists read once for more heads; fewer queries")
 
-# Of a whole backward, for masks whose tiles several heads share.
+# Of a whole backward, for masks with lists of few queries.
 PARTS = Knob("parts", (1, 2, 4, 8, 16), "keys of many queries are done sooner; sums in float32")
 
 

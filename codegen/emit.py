@@ -33,7 +33,7 @@ _FAMILIES = re.compile(
     r"(stride|grad|partial|full|visit|row|query|key|value|lane|first|start|k|lse|delta|list"
     r"|acc|all|consumer|gl|out|scores|sum|weights|bit|bits|col|diag|gather|listed)_\w*"
     r"|(partial|full|visit|gather|near)\d+_\w+|(c|t|row|sum|bound)\d+|[A-Z][A-Z0-9_]*"
-    r"|(every|some)_\d+|mark_\d+_kernel"
+    r"|(every|some|mine)_\d+|mark_\d+_kernel"
     r"|\w+_((size|stride)\d+|sorted|steps|head)|\w*_"
 )
 

@@ -118,6 +118,8 @@ def _unfit_mask(request: Request, config: GluonConfig) -> str:
         reason = _unfit_sources(schedule)
         if reason:
             return reason
+        if len(schedule.sources) > 2 and max(request.pads) > 128:
+            return "three lists or more take the registers that wide heads need"
         if config.pingpong:
             return "consumers that leave out tiles of their own cannot take turns"
     elif schedule.listed:

@@ -33,6 +33,7 @@ from maskwright.codegen.plan_listed import name_members
 from maskwright.codegen.plan_listed import plan_gather
 from maskwright.codegen.plan_listed import plan_listed
 from maskwright.codegen.plan_listed import with_keep
+from maskwright.codegen.plan_sources import Reads
 from maskwright.codegen.plan_sources import TilesPlan
 from maskwright.codegen.plan_sources import entries
 from maskwright.codegen.plan_sources import heads_of
@@ -182,7 +183,7 @@ class WalkPlan:
     @property
     def words(self) -> Words:
         """Bits of runtime lists that a Gluon kernel reads before the scores exist: names and texts."""
-        found = self.listed or self.tiles
+        found = self.listed or (self.tiles and self.tiles.reads)
         return found.words if found else ()
 
     @property
@@ -242,7 +243,7 @@ def plan_walk(
     searches = searches_of(schedule.walked)
     _name_searches(emitter, searches)
     words = name_members(schedule, emitter, request.mask)
-    bits = name_sources(schedule, emitter)
+    reads = name_sources(schedule, emitter)
     partial, full = _loops(schedule, request.mask, emitter)
     gather = plan_gather(schedule, emitter)
     keep = "" if partial is None else _keep(emitter, request.mask)
@@ -253,7 +254,7 @@ def plan_walk(
     tile_list = None if schedule.closed else _plan_list(request, schedule, searches)
     per_head = _per_head(members_of(schedule))
     listed = plan_listed(schedule, emitter, words, gather, per_head=per_head)
-    tiles = _plan_tiles(request, schedule, searches, bits)
+    tiles = _plan_tiles(request, schedule, searches, reads)
     prepares = (part[1] for part in (bounds, tile_list, listed, tiles) if part)
     return WalkPlan(
         request=request,
@@ -402,13 +403,12 @@ def _plan_list(
 
 
 def _plan_tiles(
-    request: Request, schedule: Schedule, searches: tuple[n.Search, ...], words: Words
+    request: Request, schedule: Schedule, searches: tuple[n.Search, ...], reads: Reads
 ) -> tuple[TilesPlan, set[str]] | None:
     emitter = _emitter(schedule.tile)
     _name_searches(emitter, searches)
     emitter.count_uses(roots(tuple(x for x in schedule.walked if x.met is not None)))
-    gluon = isinstance(request.config, GluonConfig)
-    return plan_sources(schedule, emitter, heads_of((request.mask,)), words, gluon=gluon)
+    return plan_sources(schedule, emitter, heads_of((request.mask,)), reads)
 
 
 def _listed(emitter: Emitter) -> tuple[Loop, Loop]:

@@ -27,6 +27,20 @@ _LOW, _HIGH = n.Sym("query_low"), n.Sym("query_high")
 
 
 @dataclass(frozen=True)
+class Reads:
+    """What a kernel reads of the bits.
+
+    Attributes:
+        words: as in ``ListedPlan``.
+        ends: of each list, which of its rows the first and the last query of a consumer have; empty
+            texts if there is one row.
+    """
+
+    words: Words = ()
+    ends: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class SourcePlan:
     """One runtime list and its bits.
 
@@ -84,7 +98,8 @@ class TilesPlan:
         some, every: conditions on what the lists say of a tile: it is crossed; it is filled.
         bound: text for the host: how many tiles can be listed for one batch entry and head.
         heads: text for the host: how many heads have lists of their own.
-        words, parts: as in ``ListedPlan``.
+        reads: what the kernel that visits the tiles reads itself.
+        parts: as in ``ListedPlan``.
     """
 
     sources: tuple[SourcePlan, ...]
@@ -94,7 +109,7 @@ class TilesPlan:
     every: str
     bound: str
     heads: str
-    words: Words = ()
+    reads: Reads = Reads()
     parts: int = 1
 
 
@@ -106,11 +121,8 @@ def entries(found: tuple[Segment, ...]) -> tuple[Segment, ...]:
     return static if len(static) == len(found) else (*static, listed)
 
 
-def name_sources(schedule: Schedule, emitter: Emitter) -> Words:
-    """Memberships become tests of a bit; call before anything else is emitted.
-
-    Returns what Gluon reads before the scores exist: bits of the rows of a whole tile.
-    """
+def name_sources(schedule: Schedule, emitter: Emitter) -> Reads:
+    """Memberships become tests of a bit; call before anything else is emitted."""
     tile, words = schedule.tile, []
     for i, source in enumerate(schedule.sources):
         row = f"bits_{i}_row"
@@ -126,7 +138,9 @@ def name_sources(schedule: Schedule, emitter: Emitter) -> Words:
                     words.append((f"listed_{i}", text))
                     text = words[-1][0]
         emitter.names[source.member] = text
-    return tuple(words)
+    if emitter.library == "tl" or tile.transposed:
+        return Reads()
+    return Reads(tuple(words), tuple(_ends(x, emitter) for x in schedule.sources))
 
 
 def _is_listed(source: Source, number: int, tile: TileShape, emitter: Emitter) -> str:
@@ -141,9 +155,16 @@ def _is_listed(source: Source, number: int, tile: TileShape, emitter: Emitter) -
         and source.rows >= tile.block_n
     ):
         # Two lists at most for the queries of a tile: numbers, not a pointer for each query.
-        ends = (f"{_at(source.index, x, emitter)} - {bits}_zero" for x in (_LOW, _HIGH))
+        ends = [f"{x} - {bits}_zero" for x in _ends(source, emitter)]
         return f"{emitter.helper('is_listed_of_two')}({found}, {', '.join(ends)})"
     return f"{emitter.helper('is_listed')}({found})"
+
+
+def _ends(source: Source, emitter: Emitter) -> tuple[str, str]:
+    """Rows of the first and of the last query, in the language of the kernel."""
+    if source.index is None:
+        return "", ""
+    return _at(source.index, _LOW, emitter), _at(source.index, _HIGH, emitter)
 
 
 def _place(source: Source, number: int, tile: TileShape, emitter: Emitter) -> str:
@@ -176,15 +197,14 @@ def _on_diagonal(row: str, zero: str, step: int, tile: TileShape, emitter: Emitt
 
 # -- the kernels before it ------------------------------------------------------------------------
 def plan_sources(
-    schedule: Schedule, emitter: Emitter, heads: str, words: Words, *, gluon: bool
+    schedule: Schedule, emitter: Emitter, heads: str, reads: Reads
 ) -> tuple[TilesPlan, set[str]] | None:
     """The preparation of a schedule's lists, and its helpers.
 
     Args:
         emitter: of the kernel that lists tiles.
         heads: how many heads have tiles of their own.
-        words: see ``name_sources``.
-        gluon: the kernel that visits them is a forward of Gluon.
+        reads: see ``name_sources``.
     """
     if not schedule.sources:
         return None
@@ -206,8 +226,8 @@ def plan_sources(
         every,
         _bound(schedule, plans),
         heads,
-        words,
-        schedule.tile.block_m // ROWS if gluon and _differ_by_part(schedule) else 1,
+        reads,
+        schedule.tile.block_m // ROWS if reads.ends and _differ_by_part(schedule) else 1,
     )
     return plan, helpers
 

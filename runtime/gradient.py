@@ -188,7 +188,7 @@ def _offsets(*tensors: Any) -> tuple[int, ...]:
 
 
 def _tell_not_deterministic() -> None:
-    """Gradients of float tables are added up by atomics; everything else is deterministic.
+    """Gradients of float tables are added up by atomics; everything else is deterministic if asked for.
 
     Raises:
         DispatchError: if ``torch.use_deterministic_algorithms`` asks for better.

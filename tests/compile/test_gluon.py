@@ -44,6 +44,9 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "document": (patterns.document(), {}),
     "list": (KEPT, {}),
     "score": (CAUSAL, {"score": (mw.s + SLOPE[h] * (k - q)).node}),
+    "blocks_64": (patterns.block_list(64, 64), {}),
+    "blocks_128": (patterns.block_list(128, 128), {}),
+    "blocks_d256": (patterns.block_list(64, 64), {"head_dim": 256}),
     "searched": ((k <= q) & ~(k // 64).isin(LEFT_OUT[mw.b, h, q // 64]), {}),
     "plain": (CAUSAL, {"config": GluonConfig()}),
     "bulk_store": (CAUSAL, {"config": GluonConfig(bulk_store=True)}),
@@ -64,6 +67,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 KEPT_IN_MEMORY = {
     "d64": 8,
     "d256": 40,
+    "blocks_d256": 72,
     "document": 72,
     "score": 16,
     "searched": 24,

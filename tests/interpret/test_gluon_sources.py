@@ -86,6 +86,23 @@ def test_queries_between_two_lists(offset):
     assert report.ok, str(report)
 
 
+@pytest.mark.parametrize("row", ["", "low", "high"])
+def test_more_lists_than_a_word_has_bits(row, monkeypatch):
+    """And what is wrong if all are read from the first row of words."""
+    mask, q_len, config = MASKS["64"][0], 2250, CONFIGS["counter"]
+    lists = np.random.default_rng(5).integers(-1, 5, (BATCH, HEADS, q_len // 64 + 2, 1))
+    whole = simulated_gluon.simulated
+    line = f"bits_0_{row}_row = (bits_0_{row} >> 5) * bits_0_words"
+    assert not row or line in compiled(mask, config=config).source
+    monkeypatch.setattr(
+        simulated_gluon,
+        "simulated",
+        lambda text: whole(text.replace(line, f"bits_0_{row}_row = 0")),
+    )
+    values = {"near": lists.astype(np.int32)}
+    assert run(mask, q_len, 290, q_offset=30, config=config, **values).ok is not bool(row)
+
+
 def test_scores_sinks_and_head_sizes():
     mask, score = MASKS["64"][0], mw.softcap(mw.s, 20.0) + 0.01 * (k - q)
     sinks = torch.linspace(-1, 1, HEADS)

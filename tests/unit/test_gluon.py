@@ -58,6 +58,12 @@ def test_lists_that_are_refused():
     assert "runtime lists" in gluon_request(mw.patterns.block_list(32, 64).node, None, **SIZES)[1]
     followed, reason = gluon_request(mw.patterns.block_list(64, 64).node, None, **SIZES)
     assert (followed.config.block_n, followed.config.stages, reason) == (64, 4, "")
+    three = mw.patterns.block_list(64, 64)
+    for name in ("one", "two"):
+        three &= (k // 64).isin(mw.table(name, ndim=3)[mw.b, mw.h])
+    assert gluon_request(three.node, None, **SIZES)[1] == ""
+    wide = SIZES | {"head_dim": 256, "value_dim": 256}
+    assert "wide heads" in gluon_request(three.node, None, **wide)[1]
     turns = GluonConfig(block_n=64, pingpong=True)
     assert "take turns" in gluon_request(followed.mask, None, **SIZES, config=turns)[1]
     searched = (~(k // 64).isin(mw.table("left_out", ndim=2)[mw.b])).node

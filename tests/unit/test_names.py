@@ -32,7 +32,8 @@ KEPT = mw.table("kept", ndim=3, dtype=bool)[h, q // 64, k // 64]  # a list of ti
 SEARCHED = ~(k // 64).isin(mw.table("found", ndim=3)[b, h])
 IN_RUN = ~(k // 64).isin(mw.table("found", ndim=3)[b, h], run=2)
 TILED = mw.patterns.vertical_slash(tiled=64)
-FOLLOWED = (SAMPLES[2], TILED, *SAMPLES[4:])
+BLOCKS = mw.patterns.block_list(64, 64)
+FOLLOWED = (SAMPLES[2], TILED, BLOCKS, *SAMPLES[4:])
 SEVERAL = GluonConfig(block_n=64, persistent=True, pingpong=True, bulk_store=True)
 TOGETHER = KernelConfig(16, 64, 4, 2, heads=4)
 SHARED = {"op": "backward", "config": BackwardConfig(TOGETHER, TOGETHER, parts=3)}
@@ -58,18 +59,18 @@ def used(source: str) -> set[str]:
 
 
 def served(mask: mw.Expr, kind: dict[str, object]) -> bool:
-    """Gluon kernels follow no lists that select tiles; those of columns, with tiles of their own."""
+    """Gluon kernels follow lists of blocks for many queries and of columns, with tiles of their own."""
     if kind is SHARED:  # heads of a tile have one mask
         return "h" not in n.symbols(mask.node)
     if not any(mask is x for x in FOLLOWED):
         return True
-    return "backend" not in kind or (any(mask is x for x in FOLLOWED[:2]) and "config" not in kind)
+    return "backend" not in kind or (any(mask is x for x in FOLLOWED[:3]) and "config" not in kind)
 
 
 NAMES = sorted(
     {
         name
-        for mask in (*SAMPLES, KEPT, SEARCHED, IN_RUN, TILED)
+        for mask in (*SAMPLES, KEPT, SEARCHED, IN_RUN, TILED, BLOCKS)
         for kind in KINDS
         if served(mask, kind)
         for name in used(mw.source(mask, **kind))
@@ -126,8 +127,9 @@ def test_no_name_of_the_templates_is_in_the_way(name: str) -> None:
     score = mw.s + mw.table(name, dtype=float)[h]
     for kind in KINDS[:3]:
         compile(mw.source(k <= q, score=score, **kind), name, "exec")
-    for listed, kinds in ((SAMPLES[2], KINDS[:3]), (TILED, KINDS[:1])):
-        for kind in kinds if name not in ("s_idx", "v_idx") else ():  # its own lists
+    for listed, kinds in ((SAMPLES[2], KINDS[:3]), (TILED, KINDS[:1]), (BLOCKS, KINDS[:3])):
+        own = ("s_idx", "v_idx", "block_idx")
+        for kind in kinds if name not in own else ():
             source = mw.source(listed & (k >= mw.param(name)), **kind)
             compile(source, name, "exec")
             assert clashes(source, spelled) == []
