@@ -108,7 +108,7 @@ def test_parts_of_every_kind_of_loop(mask, loads):
     build(made.plan.keys, made.plan.pads, made.source, made.name, "sm_90", "key_gradient_kernel")
 
 
-@pytest.mark.parametrize(("group", "parts"), [(4, 1), (16, 1), (16, 8)])
+@pytest.mark.parametrize(("group", "parts"), [(4, 1), (16, 16)])
 @pytest.mark.parametrize(
     ("arch", "head_dim"), [("sm_80", 128), ("sm_90", 64), ("sm_90", 128), ("sm_100", 128)]
 )

@@ -125,8 +125,9 @@ GRADIENTS = {
 }
 
 
-@pytest.mark.parametrize("width", [64, 128])
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize(
+    ("name", "width"), [*((x, 128) for x in GRADIENTS), ("96 x 128", 64), ("beside a window", 64)]
+)
 def test_gradients(name, width):
     """Tiles of 64 queries, which have two lists at most, and of 128; the end of keys within."""
     config = GluonBackwardConfig(64 if width == 128 else 128, 2, 2)
@@ -148,9 +149,8 @@ def test_gradients(name, width):
 )
 def test_wrong_gradients_are_found(line, instead):
     mask = GRADIENTS["64 x 128, from 57 on"]
-    lists = wanted(mask, drawn(2, 2, 150, batch=2, heads=4))
-    assert worst(mask, 300, 300, **lists) < 3e-3
-    assert worst(mask, 300, 300, change=(line, instead), **lists) > 1e-2
+    lists = wanted(mask, drawn(2, 2, 130, batch=2, heads=4))
+    assert worst(mask, 200, 260, change=(line, instead), **lists) > 1e-2
 
 
 # -- the simulator finds what it is there for -----------------------------------------------------

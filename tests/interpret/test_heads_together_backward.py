@@ -74,7 +74,10 @@ def test_the_default_on_lists_of_every_token(group, sizes):
 )
 def test_tiles_of_either_kernel(mask, backward):
     agrees(mask, 13, 35, 16, backward, topk=lists(35, seed=2))
-    agrees(mask, 9, 20, 16, backward, topk=lists(20, seed=2, batch=2), batch=2)
+
+
+def test_batches():
+    agrees(TOKEN, 9, 20, 16, TOGETHER, topk=lists(20, seed=2, batch=2), batch=2)
 
 
 def test_half_precision_of_wide_values_and_offsets():
