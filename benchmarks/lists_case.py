@@ -44,7 +44,7 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Contestant:
-    """A peer, and the mask that it computes: ``exact``, ``tiled`` or ``causal``."""
+    """A peer, and the mask that it computes: ``exact``, ``widened``, ``tiled`` or ``causal``."""
 
     peer: Peer
     mask: str
@@ -56,6 +56,7 @@ CONTESTANTS: dict[str, Contestant] = {
         Contestant(Maskwright("maskwright"), "exact"),
         Contestant(Maskwright("maskwright_prepared", prepared=True), "exact"),
         Contestant(Maskwright("maskwright_selected", select=(0, 0)), "exact"),
+        Contestant(Maskwright("maskwright_tiled"), "widened"),
         Contestant(Minference("minference"), "tiled"),
         Contestant(Minference("minference_prepared", prepared=True), "tiled"),
         Contestant(FlashAttention3("fa3"), "causal"),
@@ -64,6 +65,7 @@ CONTESTANTS: dict[str, Contestant] = {
 }
 DEFAULT = ("maskwright", "maskwright_prepared", "minference", "minference_prepared", "fa3")
 OURS = "maskwright"
+WIDTH = 64  # of MInference's tiles
 
 
 def run_row(row: Row, shape: cases.Shape, names: Sequence[str], options: runner.Options) -> Entry:
@@ -119,7 +121,8 @@ def _peer(name: str, row: Row) -> Peer:
 def masks_of(
     row: Row, shape: cases.Shape, lists: tuple[Tensor, Tensor], device: str
 ) -> dict[str, cases.Case]:
-    """The row's lists as three masks: the definition, MInference's tiles, and dense causal."""
+    """The row's lists as masks: the definition, with diagonals that bring whole tiles, MInference's
+    tiles, and dense causal."""
     columns, diagonals = (x[0].long().to(device) for x in lists)
     listed = torch.zeros((2, shape.heads, row.seq), dtype=torch.bool, device=device)
     listed[0].scatter_(1, columns, value=True)
@@ -128,6 +131,14 @@ def masks_of(
 
     def exact(b: Any, h: Any, q: Any, k: Any) -> Any:
         return (k <= q) & (listed[0][h, k] | listed[1][h, (q - k).clamp(min=0)])
+
+    ends = torch.zeros((shape.heads, row.seq + 2 * WIDTH), dtype=torch.bool, device=device)
+    for i in range(WIDTH):  # an entry stands for so many
+        ends.scatter_(1, diagonals + WIDTH + i, value=True)
+
+    def widened(b: Any, h: Any, q: Any, k: Any) -> Any:
+        last = q // WIDTH * WIDTH + (WIDTH - 1) - k
+        return (k <= q) & (listed[0][h, k] | ends[h, last.clamp(min=-WIDTH) + WIDTH])
 
     def tiles(b: Any, h: Any, q: Any, k: Any) -> Any:
         queries = q.flatten().cpu().numpy()
@@ -142,6 +153,7 @@ def masks_of(
     case = cases.Case(row.name, patterns.vertical_slash(), exact, shape, True, given)
     return {
         "exact": case,
+        "widened": replace(case, mask=patterns.vertical_slash(tiled=WIDTH), flex_mod=widened),
         "tiled": replace(case, flex_mod=tiles),
         "causal": cases.causal(shape, device),
     }

@@ -21,6 +21,7 @@ TITLES = {
     "fa4": "FA4",
     "minference": "MInference (anew)",
     "maskwright_selected": "maskwright, and choosing lists",
+    "maskwright_tiled": "maskwright, tiled=64",
     "maskwright_attention": "mw.attention",
     "sdpa": "SDPA",
     "dense": "torch, dense mask",

@@ -113,8 +113,8 @@ class BackwardConfig:
         keys: of the kernel that keeps ``block_n`` keys and walks over tiles of ``block_m`` queries (of
             ``heads`` heads).
         parts: programs that share out the queries of a tile of keys, for masks in which some keys have
-            many more queries than others. They add up in float32 and in no fixed order, so
-            programs that ask for deterministic algorithms have 1.
+            many more queries than others; 16 is chosen where every token lists blocks. They add up
+            in float32 and in no fixed order, so programs that ask for deterministic algorithms have 1.
     """
 
     queries: KernelConfig = KernelConfig(64, 64, 4, 2)

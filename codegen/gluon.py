@@ -223,6 +223,7 @@ def default_gluon(
     granule: int | None = None,
     uneven: bool = True,
     tables: bool = False,
+    lists: bool = False,
 ) -> GluonConfig:
     """The fastest of what docs/hopper-log.md has measured, as far as it compiles without spills.
 
@@ -230,10 +231,12 @@ def default_gluon(
         granule: key tiles should divide this (the period or block of a strided mask).
         uneven: there is a mask; without one all tiles of queries take equally long.
         tables: the mask reads tables, so nobody knows in advance how long a tile of queries takes.
+        lists: tiles are listed; consumers that leave out some want a longer ring (docs/lists-log.md).
     """
     width = max(padded(head_dim), padded(value_dim))
     block_n = dividing(128 if width <= 128 else 64, granule)
-    made = GluonConfig(block_n=block_n, stages=3 if width <= 64 else 2, first="producer")
+    stages = 3 if width <= 64 else 4 if lists and block_n == 64 and width <= 128 else 2
+    made = GluonConfig(block_n=block_n, stages=stages, first="producer")
     head, value = made.pads(head_dim, value_dim)
     held = not uneven and width <= 128
     made = replace(made, bulk_store=head == value, persistent=uneven, query_registers=held)

@@ -65,12 +65,10 @@ def _default(mask: n.Node, head_dim: int, value_dim: int) -> GluonConfig:
         return listed_gluon(head_dim, value_dim)
     uneven, tables = mask is not n.Const(value=True), bool(n.tables(mask))
     found = granule(mask)
-    made = default_gluon(head_dim, value_dim, granule=found, uneven=uneven, tables=tables)
-    if made.block_n == 64 and made.stages == 2 and sources_of(mask) is not None:
-        # Consumers that leave out tiles of their own need a longer ring: docs/lists-log.md.
-        longer = replace(made, stages=4)
-        return longer if longer.shared_bytes(head_dim, value_dim) <= SHARED_KIB[90] * 1024 else made
-    return made
+    lists = sources_of(mask) is not None
+    return default_gluon(
+        head_dim, value_dim, granule=found, uneven=uneven, tables=tables, lists=lists
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -120,14 +118,14 @@ def _unfit_mask(request: Request, config: GluonConfig) -> str:
             return reason
         if len(schedule.sources) > 2 and max(request.pads) > 128:
             return "three lists or more take the registers that wide heads need"
-        if config.pingpong:
-            return "consumers that leave out tiles of their own cannot take turns"
     elif schedule.listed:
         reason = unfit_lists(config, gathers=schedule.gather is not None)
         reason = reason or _unfit_positions(request, config)
         if reason:
             return reason
     plan = plan_forward(request)
+    if plan.parts > 1 and config.pingpong:
+        return "consumers that leave out tiles of their own cannot take turns"
     if plan.tile_list is not None and config.consumers == 3:
         return "a list of tiles needs a power of two of queries a tile: two consumers"
     return _searches_pairs(plan) if config.block_n > LARGEST_FOR_PAIRS else ""

@@ -32,8 +32,8 @@ class Reads:
 
     Attributes:
         words: as in ``ListedPlan``.
-        ends: of each list, which of its rows the first and the last query of a consumer have; empty
-            texts if there is one row.
+        ends: of each list, which of its rows the first and the last query of a consumer have (empty
+            texts if there is one row); none if all consumers compute the same tiles.
     """
 
     words: Words = ()
@@ -138,9 +138,9 @@ def name_sources(schedule: Schedule, emitter: Emitter) -> Reads:
                     words.append((f"listed_{i}", text))
                     text = words[-1][0]
         emitter.names[source.member] = text
-    if emitter.library == "tl" or tile.transposed:
-        return Reads()
-    return Reads(tuple(words), tuple(_ends(x, emitter) for x in schedule.sources))
+    apart = emitter.library == "gl" and not tile.transposed and _differ_by_part(schedule)
+    ends = tuple(_ends(x, emitter) for x in schedule.sources) if apart else ()
+    return Reads(tuple(words), ends)
 
 
 def _is_listed(source: Source, number: int, tile: TileShape, emitter: Emitter) -> str:
@@ -227,7 +227,7 @@ def plan_sources(
         _bound(schedule, plans),
         heads,
         reads,
-        schedule.tile.block_m // ROWS if reads.ends and _differ_by_part(schedule) else 1,
+        schedule.tile.block_m // ROWS if reads.ends else 1,
     )
     return plan, helpers
 

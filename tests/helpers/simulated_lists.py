@@ -56,9 +56,10 @@ def run(
     sinks: torch.Tensor | None = None,
     sizes: tuple[int, int] = (64, 64),
     q_offset: int | None = None,
+    change: tuple[str, str] | None = None,
     **lists: np.ndarray,
 ) -> Report:
-    """The simulated kernel against float64."""
+    """The simulated kernel, or one with a text replaced, against float64."""
     torch.manual_seed(q_len + kv_len)
     query = torch.randn(BATCH, HEADS, q_len, sizes[0]).half()
     key = torch.randn(BATCH, KV_HEADS, kv_len, sizes[0]).half()
@@ -73,7 +74,9 @@ def run(
     with interpreter():  # what comes before the kernel is Triton's
         options["prepared"] = load(made, interpreted=True).prepare(*counts, **options)
     options |= {} if sinks is None else {"sinks": sinks}
-    out, lse = simulated_gluon.simulated(made.source)["forward"](query, key, value, **options)
+    assert change is None or change[0] in made.source
+    source = made.source.replace(*change) if change else made.source
+    out, lse = simulated_gluon.simulated(source)["forward"](query, key, value, **options)
     keep = _dense(mask, (BATCH, HEADS, KV_HEADS, q_len, kv_len), q_offset, given)
     truth = dense_attention(query, key, value, keep, None, sinks, found.score, call.values)
     return _judge(str(mask), "simulated", "", out, lse, truth, keep, sinks is not None)

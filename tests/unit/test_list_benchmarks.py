@@ -131,12 +131,14 @@ def test_a_run_without_a_gpu(tmp_path, monkeypatch):
     out = tmp_path / "lists.json"
     options = ["--device=cpu", "--dtype=float32", "--heads=2", "--kv-heads=1", "--head-dim=16"]
     options += ["--rounds=2", "--target-ms=1", "--child-timeout=0", "--quiet", f"--out={out}"]
-    assert lists.main(["--rows=256/40/110/1", *options]) == 0
+    peers = ",".join([*lists_case.DEFAULT, "maskwright_tiled"])
+    assert lists.main(["--rows=256/40/110/1", f"--peers={peers}", *options]) == 0
     result = json.loads(out.read_text())
     found = result["cases"][0]["contestants"]
     assert {name for name, x in found.items() if x["status"] == "ok"} == {
         "maskwright",
         "maskwright_prepared",
+        "maskwright_tiled",
     }
     assert "GPU" in found["minference"]["reason"]
     assert found["maskwright_prepared"]["prepare_ms"] > 0
