@@ -22,6 +22,7 @@ from maskwright.autotune.job import Job
 from maskwright.autotune.outcome import Facts
 from maskwright.autotune.outcome import Outcome
 from maskwright.autotune.outcome import Race
+from maskwright.autotune.outcome import Start
 from maskwright.autotune.runner import Inputs
 from maskwright.autotune.runner import Runner
 from maskwright.autotune.runner import draw
@@ -61,21 +62,34 @@ class Bench:
         self.turns = 0
 
     # -- readiness ----------------------------------------------------------------------------
-    def open(self) -> Facts:
-        """Make everything ready, and say what there is.
+    def start(self) -> Start:
+        """Draw the first inputs, and say what they call for; nothing is compiled yet.
+
+        Raises:
+            TuningError: no kernel of the template can serve them.
+        """
+        default, given = Runner(self.job, None), draw(self.job, self.device, self.job.seed)
+        self.default = default.config(given)
+        if type(self.default) is not CONFIGS[self.job.op, self.job.template]:
+            raise TuningError("no Gluon kernel can serve this", fix='backend="triton"')
+        self.key = tuned.key_of(
+            *(self.job.mask_node, self.job.score_node, self.job.op, self.job.template),
+            *(given.given[:4], default.shapes(given), default.inside(given)),
+        )
+        self.runners[self.default] = default
+        return Start(self.key, self.default)
+
+    def ready(self) -> Facts:
+        """Make the rest: all inputs, the reference, the default; and say what there is.
 
         Raises:
             TuningError: the default configuration is wrong.
         """
-        default = Runner(self.job, None)
+        default = self.runners[self.default]
         first = self._inputs(default, self.job.seed)
         self.sets = [first, *(self._inputs(default, self.job.seed + i) for i in self._more(first))]
         self.truth = self._truth(default, first)
         default.prepare(first)
-        self.default = default.config(first)
-        if type(self.default) is not CONFIGS[self.job.op, self.job.template]:
-            raise TuningError("no Gluon kernel can serve this", fix='backend="triton"')
-        self.runners[self.default] = default
         self.error, self.lse = self._errors(default, first, self.truth)
         limit = WRONG[self.job.dtype]
         if not (self.error <= limit and self.lse <= limit):
@@ -85,12 +99,8 @@ class Bench:
                 fix="maskwright check MASK",
             )
         self.ms = default.ms = self._warm(default)
-        key = tuned.key_of(
-            *(self.job.mask_node, self.job.score_node, self.job.op, self.job.template),
-            *(first.given[:4], default.shapes(first), default.inside(first)),
-        )
         facts: dict[str, Any] = {"flops": self._flops(), "torch": torch.__version__} | self._card()
-        return Facts(key, self.default, self.ms, self.error, **facts)
+        return Facts(self.key, self.default, self.ms, self.error, **facts)
 
     def _inputs(self, runner: Runner, seed: int) -> Inputs:
         made = draw(self.job, self.device, seed)

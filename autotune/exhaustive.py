@@ -17,8 +17,8 @@ from maskwright.autotune.job import Job
 from maskwright.autotune.outcome import Build
 from maskwright.autotune.outcome import Compiler
 from maskwright.autotune.outcome import Device
-from maskwright.autotune.outcome import Facts
 from maskwright.autotune.outcome import Outcome
+from maskwright.autotune.outcome import Start
 from maskwright.autotune.table import Row
 from maskwright.autotune.table import Table
 from maskwright.autotune.table import row_of
@@ -57,26 +57,27 @@ class Plan:
 def record(
     job: Job,
     plan: Plan,
-    facts: Facts,
+    start: Start,
     device: Device,
     compiler: Compiler,
     tell: Tell = lambda phase, done, total: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Table:
     """The table. Time that runs out, and Ctrl-C, leave a random part of it."""
-    started = clock()
+    began = clock()
 
     def left(share: float) -> float:
-        return started + share * plan.seconds - clock()
+        return began + share * plan.seconds - clock()
 
     job = job.lasting()
-    kept = _kept(plan.known, job, facts)
-    chosen = _chosen(plan, facts.default, kept)
+    kept = _kept(plan.known, job, start)
+    chosen = _chosen(plan, start.default, kept)
     builds: dict[AnyConfig, Build] = {}
     outcomes: dict[AnyConfig, Outcome] = {}
     times: dict[AnyConfig, list[tuple[float, float]]] = {}
     try:
         builds = _compiled(chosen, compiler, lambda: left(_COMPILING), tell)
+        device.ready()
         for config in chosen:
             if left(_MEASURING) < 0:
                 break
@@ -84,19 +85,20 @@ def record(
                 outcomes[config] = _measured(config, builds[config], device)
                 tell("measuring", len(outcomes), len(builds))
         timed = [x for x in chosen if x in outcomes and outcomes[x].measured]
-        _race(timed, facts.default, plan.rounds, device, lambda: left(1.0), tell, times)
+        _race(timed, start.default, plan.rounds, device, lambda: left(1.0), tell, times)
     except KeyboardInterrupt:
         pass
+    facts = device.ready()
     rows = [_row(x, outcomes[x], builds[x], times.get(x, [])) for x in outcomes if x not in kept]
     rows += kept.values()
     return Table(
-        *(job, facts.key, facts.default.to_dict(), facts.ms, len(plan.points), sorted_rows(rows)),
+        *(job, start.key, start.default.to_dict(), facts.ms, len(plan.points), sorted_rows(rows)),
         datetime.now(timezone.utc).isoformat(timespec="seconds"),
         *(facts.gpu, facts.driver, facts.torch),
     )
 
 
-def _kept(known: Table | None, job: Job, facts: Facts) -> dict[AnyConfig, Row]:
+def _kept(known: Table | None, job: Job, start: Start) -> dict[AnyConfig, Row]:
     """Rows of an earlier run.
 
     Raises:
@@ -106,8 +108,8 @@ def _kept(known: Table | None, job: Job, facts: Facts) -> dict[AnyConfig, Row]:
         return {}
     # Tables of the first schema do not tell which tensors they were made with.
     same = known.job == (job if known.job.packed else replace(job, packed={}))
-    if not same or known.key != facts.key or known.config(known.default) != facts.default:
-        differences = "; ".join(known.key.difference(facts.key)) or "another job"
+    if not same or known.key != start.key or known.config(known.default) != start.default:
+        differences = "; ".join(known.key.difference(start.key)) or "another job"
         raise TuningError(f"the table is for something else: {differences}", fix="another file")
     return known.by_config
 

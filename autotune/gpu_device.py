@@ -11,6 +11,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from typing import NoReturn
 
 from maskwright.autotune.child import Answer
 from maskwright.autotune.child import Child
@@ -23,6 +24,7 @@ from maskwright.autotune.key import Key
 from maskwright.autotune.outcome import Facts
 from maskwright.autotune.outcome import Outcome
 from maskwright.autotune.outcome import Race
+from maskwright.autotune.outcome import Start
 from maskwright.autotune.outcome import config_from
 from maskwright.autotune.record import from_plain
 from maskwright.autotune.spares import Spares
@@ -64,24 +66,34 @@ class GpuDevice:
     respawned: int = 0
     failed: bool = False
 
-    def start(self) -> Facts:
+    def start(self) -> Start:
         """See ``Device``.
 
         Raises:
-            TuningError: there is no worker to be had, or its default is wrong.
+            TuningError: there is no worker to be had, or it cannot serve the job.
             BusyError: another search keeps the GPU, for longer than the turn waits.
         """
+        self.facts = None
         try:
             self._spawn()
             self._take_turn()
-            answer = self._ask(self.start_limit, do="open", job=self.job.to_dict())
         except (ChildError, LateError) as error:
-            self.close()
-            raise TuningError(f"the process for the GPU did not start: {error}") from error
-        if "facts" not in answer:
-            self.close()
-            raise TuningError(f"the GPU is not ready: {answer.get('raised', answer)}")
-        self.facts = self._facts(answer["facts"])
+            self._refuse("the process for the GPU did not start", error)
+        data = self._told("start", do="open", job=self.job.to_dict())
+        return Start(Key.from_dict(data["key"]), self._config(data["default"]))
+
+    def ready(self) -> Facts:
+        """See ``Device``.
+
+        Raises:
+            TuningError: the worker ended, or its default is wrong.
+        """
+        if self.facts is None:
+            if self.child is None:
+                self.start()
+            data = self._told("facts", do="ready")
+            key, default = Key.from_dict(data.pop("key")), self._config(data.pop("default"))
+            self.facts = Facts(key, default, **data)
         return self.facts
 
     def measure(self, config: AnyConfig, best: float) -> Outcome:
@@ -90,6 +102,7 @@ class GpuDevice:
         Raises:
             TuningError: our own mistake, not the candidate's.
         """
+        self.ready()
         outcome = self._try(config, best)
         if outcome.status in _GUILTY:
             self._renew()
@@ -107,6 +120,7 @@ class GpuDevice:
         Raises:
             TuningError: the worker ended twice in it.
         """
+        self.ready()
         request = {"configs": [x.to_dict() for x in configs], "rounds": rounds}
         for _ in range(2):
             try:
@@ -123,6 +137,7 @@ class GpuDevice:
 
     def verify(self, config: AnyConfig) -> tuple[bool, Checks, str]:
         """See ``Device``."""
+        self.ready()
         try:
             answer = self._ask(self.start_limit, do="verify", config=config.to_dict())
         except (ChildError, LateError) as error:
@@ -166,12 +181,9 @@ class GpuDevice:
         """Only the process itself knows for sure which GPU it will measure on."""
         if self.turn is None or self.job.backend == "interpret":
             return
-        answer = self._ask(self.start_limit, do="identify")
-        if "gpu" not in answer:
-            self.close()
-            raise TuningError(f"the GPU is not ready: {answer.get('raised', answer)}")
+        gpu = self._told("gpu", do="identify")
         try:
-            self.turn.take(str(answer["gpu"]))
+            self.turn.take(str(gpu))
         except BusyError:
             self.close()
             raise
@@ -189,9 +201,21 @@ class GpuDevice:
             return Outcome("harness", message=str(answer.get("raised", answer)))
         return from_plain(Outcome, answer["outcome"])
 
+    def _told(self, what: str, **request: Any) -> Any:
+        """The answer of a process that gets ready; without it there is no use for the process."""
+        try:
+            answer = self._ask(self.start_limit, **request)
+        except (ChildError, LateError) as error:
+            self._refuse("the process for the GPU did not start", error)
+        if what not in answer:
+            self._refuse("the GPU is not ready", answer.get("raised", answer))
+        return answer[what]
+
+    def _refuse(self, text: str, why: object) -> NoReturn:
+        self.close()
+        raise TuningError(f"{text}: {why}") from (why if isinstance(why, Exception) else None)
+
     def _ask(self, limit: float, **request: Any) -> Answer:
-        if self.child is None:
-            self.start()
         assert self.child is not None
         self.child.send(**request)
         return self._answer(limit)
@@ -224,11 +248,10 @@ class GpuDevice:
         self._end()  # the turn is kept: nobody measures in between
         self.respawned += 1
         self.start()
+        self.ready()
 
-    def _facts(self, data: Any) -> Facts:
-        key = Key.from_dict(data.pop("key"))
-        default = config_from(self.job.op, self.job.template, data.pop("default"))
-        return Facts(key, default, **data)
+    def _config(self, data: Any) -> AnyConfig:
+        return config_from(self.job.op, self.job.template, data)
 
 
 def identify(limit: float = START) -> Answer:

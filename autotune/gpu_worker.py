@@ -33,7 +33,7 @@ _TOO_LARGE = ("OutOfResources", "OutOfMemoryError")
 
 
 class GpuWorker:
-    """Answers ``identify``, ``open`` (a job), then ``measure``, ``race``, ``verify``, ``forget``."""
+    """Answers ``identify``; ``open`` (a job), ``ready``; then ``measure``, ``race``, ``verify``, ``forget``."""
 
     def __init__(self, say: Say) -> None:
         self.say = say
@@ -58,8 +58,11 @@ class GpuWorker:
         self.forget({})
         self.job = Job.from_dict(request["job"])
         self.bench = Bench(self.job, self._enter)
-        facts = self.bench.open()
-        return {"facts": asdict(facts)}
+        return {"start": asdict(self.bench.start())}
+
+    def ready(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What takes long: compilers work meanwhile on what ``open`` told."""
+        return {"facts": asdict(self.bench.ready())}
 
     def forget(self, request: dict[str, Any]) -> dict[str, Any]:
         """The job: its memory is free for others."""
@@ -123,8 +126,8 @@ def classify(error: Exception, phase: str) -> Status:
 def handlers(say: Say) -> Mapping[str, Handler]:
     """What ``serve`` takes."""
     worker = GpuWorker(say)
-    known = (worker.identify, worker.open, worker.measure, worker.race, worker.verify)
-    return {x.__name__: x for x in (*known, worker.forget)}
+    known = (worker.identify, worker.open, worker.ready, worker.forget)
+    return {x.__name__: x for x in (*known, worker.measure, worker.race, worker.verify)}
 
 
 if __name__ == "__main__":

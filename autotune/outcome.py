@@ -73,11 +73,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What is known before anything was compiled, and enough to begin with that.
+
+    Attributes:
+        default: configuration that the heuristic takes, which every time is compared with.
+    """
+
+    key: Key
+    default: AnyConfig
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a worker that is ready says about its GPU and the job.
 
     Attributes:
-        default: configuration that the heuristic takes, which every time is compared with.
+        default: as in ``Start``.
         error: of the default, as in ``Outcome``.
         flops: of a call; 0 if nobody counted.
         gpu: hash of the card's identity.
@@ -109,8 +121,11 @@ class Race:
 class Device(Protocol):
     """Who measures: a process that owns a GPU, a recorded table, or a fake with faults."""
 
-    def start(self) -> Facts:
-        """Get ready: inputs, reference, default."""
+    def start(self) -> Start:
+        """Begin: there are inputs, and it is known what they call for."""
+
+    def ready(self) -> Facts:
+        """Get ready for the rest: reference, default. Compilers work meanwhile; once is enough."""
 
     def measure(self, config: AnyConfig, best: float) -> Outcome:
         """Check and time one candidate; ``best`` is the lowest ratio so far."""

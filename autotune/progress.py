@@ -13,7 +13,6 @@ from typing import Any
 
 from maskwright.autotune.job import Job
 from maskwright.autotune.outcome import Build
-from maskwright.autotune.outcome import Facts
 from maskwright.autotune.outcome import Outcome
 from maskwright.autotune.search import State
 from maskwright.codegen.configs import AnyConfig
@@ -43,7 +42,6 @@ class Progress:
     ) -> None:
         self.tell = tell
         self.job, self.log, self.quiet, self.clock = job, log, quiet, clock
-        self.facts: Facts | None = None
         self.shown = 0.0
         self.stack = ExitStack()
         self.status: Any = None
@@ -78,7 +76,7 @@ class Progress:
     def watch(self, state: State, config: AnyConfig, outcome: Outcome) -> None:
         """One more trial."""
         self._write(state, config, outcome)
-        self.say(line(self.job, self.facts, state, self.clock()))
+        self.say(line(self.job, state, self.clock()))
 
     def step(self, phase: str, done: int, total: int) -> None:
         """Progress of a table."""
@@ -97,8 +95,9 @@ class Progress:
             self.log = None
 
 
-def line(job: Job, facts: Facts | None, state: State, now: float) -> str:
+def line(job: Job, state: State, now: float) -> str:
     """Where the search stands, in one line."""
+    facts = state.facts
     spent, budget = now - state.started, state.study.budget
     pieces = [f"{job.op[:3]} {job.backend} d{job.head_dim} s{job.q_len}"]
     pieces.append(f"{state.tried}/{budget.trials}")

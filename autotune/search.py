@@ -26,6 +26,7 @@ from maskwright.autotune.flat import Flat
 from maskwright.autotune.outcome import Build
 from maskwright.autotune.outcome import Compiler
 from maskwright.autotune.outcome import Device
+from maskwright.autotune.outcome import Facts
 from maskwright.autotune.outcome import Outcome
 from maskwright.autotune.outcome import Race
 from maskwright.autotune.proposer import Ask
@@ -84,6 +85,7 @@ class State:
     """Where a search stands; what is shown and logged.
 
     Attributes:
+        facts: what the device says once it is ready.
         outcomes: of every candidate that was tried.
         tried: candidates of this run; those of a run that was cut short are not counted.
         events: duplicates, twins, refusals and failures.
@@ -91,6 +93,7 @@ class State:
 
     study: Study
     started: float
+    facts: Facts | None = None
     outcomes: dict[AnyConfig, Outcome] = field(default_factory=dict)
     builds: dict[AnyConfig, Build] = field(default_factory=dict)
     events: Counter[str] = field(default_factory=Counter)
@@ -145,6 +148,8 @@ def search(
 ) -> Found:
     """Try candidates until the budget is used up, then let the best of them race.
 
+    The device was started; it gets ready while the first candidates are compiled.
+
     An interrupt (Ctrl-C) ends the trials; the finals run on what there is.
     """
     state = State(study, clock() if started is None else started)
@@ -153,6 +158,8 @@ def search(
         values = study.space.values(config)
         if values is not None:
             proposer.seed(values)
+    _propose(state, proposer, compiler)
+    state.facts = device.ready()  # while the compilers are at work
     try:
         while not _over(state, clock):
             _propose(state, proposer, compiler)

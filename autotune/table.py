@@ -21,6 +21,7 @@ from maskwright.autotune.outcome import Build
 from maskwright.autotune.outcome import Facts
 from maskwright.autotune.outcome import Outcome
 from maskwright.autotune.outcome import Race
+from maskwright.autotune.outcome import Start
 from maskwright.autotune.outcome import Status
 from maskwright.autotune.outcome import config_from
 from maskwright.autotune.record import RecordError
@@ -157,7 +158,11 @@ class TableDevice:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
 
-    def start(self) -> Facts:
+    def start(self) -> Start:
+        """See ``Device``."""
+        return Start(self.table.key, self.table.config(self.table.default))
+
+    def ready(self) -> Facts:
         """See ``Device``."""
         table = self.table
         default = table.config(table.default)

@@ -130,32 +130,33 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         own = GpuDevice(job, turn=turn, spares=options.spares)
         found_device = own if device is None else device
         stack.callback(found_device.close)
-        progress.facts = facts = found_device.start()
+        start = found_device.start()
         started += turn.waited
-        compiler.gpu = facts.key.hardware
-        kept = None if options.again else _kept(facts.key)
+        compiler.gpu = start.key.hardware
+        kept = None if options.again else _kept(start.key)
         if kept is not None:
-            return tuned_from(kept, facts.default)
-        folder = stack.enter_context(study_folder(facts.key))
+            return tuned_from(kept, start.default)
+        folder = stack.enter_context(study_folder(start.key))
         progress.log = folder and folder / "trials.jsonl"
-        target = Target(facts.key, Limits.of(job.mask_node, job.score_node))
+        target = Target(start.key, Limits.of(job.mask_node, job.score_node))
         space = Flat.of(job)
         cache_dir = settings.current().cache_dir
-        known = [*store.user_entries(cache_dir, facts.key.software)]
-        known += store.shipped_entries(facts.key.hardware.folder)
+        known = [*store.user_entries(cache_dir, start.key.software)]
+        known += store.shipped_entries(start.key.hardware.folder)
         accept = partial(_possible, job)
         liked = tuple(by_cost(job, space, target))
         study = Study(
-            *(space, target, facts.default),
-            seeds=seeds(job, space, target, facts.default, known, accept, liked),
+            *(space, target, start.default),
+            seeds=seeds(job, space, target, start.default, known, accept, liked),
             budget=budget,
             accept=accept,
             ranked=liked,
         )
         journal = folder and folder / f"{space.digest}.journal"
-        seed = int(facts.key.digest[:8], 16)
+        seed = int(start.key.digest[:8], 16)
         proposer = proposer_of(options.sampler, space.knobs, journal, seed)
         found = search(study, found_device, compiler, proposer, progress.watch, started=started)
+        facts = found_device.ready()
         keep_wrong(job, found, folder)
         if found.winner is None:
             first = f": {found.wrong[0][1]}" if found.wrong else ""
@@ -188,15 +189,15 @@ def record_table(
         turn = GpuTurn(progress.insist, options.patience)
         device = GpuDevice(job, turn=turn)
         stack.callback(device.close)
-        facts = device.start()
+        start = device.start()
         started += turn.waited
-        compiler.gpu = facts.key.hardware
-        target = Target(facts.key, Limits.of(job.mask_node, job.score_node))
+        compiler.gpu = start.key.hardware
+        target = Target(start.key, Limits.of(job.mask_node, job.score_node))
         points = tuple(Flat.of(job).points(target))
         left = max(1.0, seconds - (time.monotonic() - started))
         accept = partial(_possible, job)
         plan = Plan(points, left, sample, seed=job.seed, known=known, accept=accept)
-        return record(job, plan, facts, device, compiler, progress.step)
+        return record(job, plan, start, device, compiler, progress.step)
 
 
 def refuse_where_nobody_waits() -> None:

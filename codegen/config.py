@@ -12,6 +12,7 @@ from typing import TypeAlias
 from maskwright.dsl.errors import LoweringError
 
 Loads: TypeAlias = Literal["pointer", "descriptor"]
+_BULK_BYTES = 128  # what the copy engine's destinations are multiples of
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class KernelConfig:
     def rows(self) -> int:
         """Rows of a tile: its queries, for each of its heads."""
         return self.block_m * self.heads
+
+    @property
+    def statistics_in_bulk(self) -> bool:
+        """The copy engine brings LSE and delta to a backward's tile, too.
+
+        It writes at multiples of 128 bytes, and Triton 3.6 lays the slots of a ring of 16 float32 64
+        bytes apart: a misaligned address on the device. So shorter rows are loaded by their threads.
+        """
+        return self.loads == "descriptor" and 4 * self.block_m >= _BULK_BYTES
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -176,6 +176,7 @@ _RESULTS = ("out", "grad_query", "grad_key", "grad_value")
 def _type(name: str, plan: WalkPlan, pads: tuple[int, int]) -> str:
     config, element = plan.request.config, _POINTERS[plan.request.dtype]
     bulk = config.loads == "descriptor"
+    in_bulk = isinstance(config, KernelConfig) and config.statistics_in_bulk
     match name:
         case "query" | "key" | "value" | "grad_out":
             length = config.block_m if name in ("query", "grad_out") else config.block_n
@@ -187,7 +188,7 @@ def _type(name: str, plan: WalkPlan, pads: tuple[int, int]) -> str:
             return element
         case "lse" | "delta" if isinstance(config, GluonBackwardConfig):
             return f"tensordesc<fp32[{config.block_m}]>"
-        case "lse" | "delta" if bulk and plan.backward:
+        case "lse" | "delta" if plan.backward and in_bulk:
             return f"tensordesc<fp32[1, 1, {config.block_m}]>"
         case "query_sums" if isinstance(config, GluonBackwardConfig):
             return f"tensordesc<fp32[1, 1, {ROWS}, {config.part_dims(pads[0])}]>"

@@ -1,4 +1,4 @@
-"""Head sizes and strides that neither the copy engine nor asynchronous copies take."""
+"""Head sizes, strides and tiles that neither the copy engine nor asynchronous copies take."""
 
 from __future__ import annotations
 
@@ -61,3 +61,20 @@ def test_every_configuration(head_dim: int, value_dim: int) -> None:
                 backward=BackwardConfig(config, config),
             )
             assert report.ok, f"{config} {report}"
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4])
+@pytest.mark.parametrize("block_m", [16, 32])
+def test_gradients_of_short_tiles_of_queries(block_m: int, stages: int) -> None:
+    """16 numbers a row of statistics are less than the copy engine's step."""
+    keys = KernelConfig(block_m, 64, 4, stages, "descriptor")
+    report = mw.check(
+        k <= q,
+        q_len=1100,
+        heads=4,
+        kv_heads=2,
+        head_dim=128,
+        dtype="bfloat16",
+        backward=BackwardConfig(KernelConfig(16, 32, 4, stages, "descriptor"), keys),
+    )
+    assert report.ok, f"{keys} {report}"

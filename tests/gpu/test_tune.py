@@ -77,8 +77,8 @@ def test_compile_workers_fill_the_cache_of_the_gpu():
     job = ask.job_of(MASK, None, backend="triton", **SIZES)
     device = GpuDevice(job)
     try:
-        facts = device.start()
-        pool = CompilePool(job, facts.key.hardware, 1, limit=60.0)
+        start = device.start()
+        pool = CompilePool(job, start.key.hardware, 1, limit=60.0)
         try:
             pool.submit(config)
             ((_, build),) = pool.take(120.0)
@@ -107,6 +107,7 @@ def faulty():
     env = {"PYTHONPATH": str(ROOT), "MASKWRIGHT_TUNE": "off"}
     device = GpuDevice(job, spawn=lambda: Child([sys.executable, program], env))
     device.start()
+    device.ready()
     yield device
     device.close()
 

@@ -80,7 +80,9 @@ def test_a_search_is_found_by_the_next_call(tmp_path, capsys):
 )
 def test_candidates_are_checked_and_timed(op, config, one_thread):
     bench = Bench(job_of(op=op))
-    facts = bench.open()
+    start = bench.start()
+    facts = bench.ready()
+    assert (start.key, start.default) == (facts.key, facts.default)
     assert facts.flops > 0
     assert facts.error < 1e-5
     outcome = bench.measure(config, 1e9)
@@ -96,7 +98,8 @@ def test_candidates_are_checked_and_timed(op, config, one_thread):
 @pytest.mark.parametrize("damage", ["row", "nan", "tile", "lse"])
 def test_wrong_numbers_are_seen(damage, monkeypatch, one_thread):
     bench = Bench(job_of())
-    bench.open()
+    bench.start()
+    bench.ready()
     plain = runner.Runner._forward
 
     def damaged(self, inputs):
@@ -123,8 +126,10 @@ def test_wrong_numbers_are_seen(damage, monkeypatch, one_thread):
 
 def test_a_default_that_is_wrong_is_told(monkeypatch, one_thread):
     monkeypatch.setattr(runner.Runner, "_forward", lambda self, x: (x.given[0], x.given[0][..., 0]))
+    bench = Bench(job_of())
+    bench.start()
     with pytest.raises(TuningError, match="default configuration is wrong"):
-        Bench(job_of()).open()
+        bench.ready()
 
 
 def test_poison_shows_what_is_not_written():
@@ -194,13 +199,14 @@ def test_a_long_call_is_checked_on_some_rows(attend, monkeypatch):
 def test_tables_reach_the_worker(tmp_path, one_thread):
     job = job_of(DOCUMENT, folder=tmp_path, doc=torch.arange(48)[None] // 17)
     bench = Bench(Job.from_dict(job.to_dict()))
-    assert bench.open().error < 1e-5
+    bench.start()
+    assert bench.ready().error < 1e-5
     assert bench.measure(OTHER, 1e9).measured
     assert verify(bench, OTHER)[0]
 
 
 def test_layouts_have_their_own_keys(one_thread):
-    keys = [Bench(job_of(layout=x)).open().key for x in ("heads", "tokens")]
+    keys = [Bench(job_of(layout=x)).start().key for x in ("heads", "tokens")]
     assert [x.problem.layout for x in keys] == ["heads", "tokens"]
 
 
@@ -227,7 +233,7 @@ def test_without_a_gpu_it_says_so():
 
 
 def test_two_processes_do_not_tune_the_same(tmp_path, one_thread):
-    key = Bench(job_of()).open().key
+    key = Bench(job_of()).start().key
     with (
         keep.study_folder(key) as folder,
         pytest.raises(TuningError, match="another process"),

@@ -6,6 +6,7 @@ grandchild. 8: crash once (a file tells). 9: a sticky error. 10: raise. 11: wron
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -71,8 +72,17 @@ def identify(request):
 
 def opened(request):
     print("what is printed goes elsewhere")
-    facts = os.environ.get("FACTS")
-    return {"facts": __import__("json").loads(facts)} if facts else {"open": True}
+    facts = told()
+    return {"start": {x: facts[x] for x in ("key", "default")}} if facts else {"open": True}
+
+
+def ready(request):
+    facts = told()
+    return {"facts": facts} if facts["ms"] else {"nothing": True}
+
+
+def told():
+    return json.loads(os.environ.get("FACTS", "null"))
 
 
 BUILD = {"status": "ok", "message": "", "registers": 1, "stack": 0, "shared": 0, "seconds": 0.1}
@@ -86,6 +96,7 @@ def handlers(say):
     return {
         "identify": identify,
         "open": opened,
+        "ready": ready,
         "compile": compile_one,
         "measure": measure,
         "race": race,

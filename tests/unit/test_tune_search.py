@@ -45,7 +45,7 @@ class Fake:
     measured: list = field(default_factory=list)
     every: int = 0  # each so-many-th candidate fails, in turn by every class
 
-    def start(self):
+    def ready(self):
         return Facts(self.target.key, DEFAULT, 1.0, 0.004)
 
     def ratio(self, config):
@@ -98,6 +98,14 @@ def test_the_best_that_was_tried_wins(target):
     assert found.wrong == ()
 
 
+def test_candidates_are_compiled_while_the_device_gets_ready(target):
+    compiler, device = NoCompiler(), Fake(target)
+    facts, seen = device.ready(), []
+    device.ready = lambda: seen.append(list(compiler.given)) or facts
+    assert run(study_of(target, 3), device, compiler=compiler).state.facts is facts
+    assert seen == [[DEFAULT]]
+
+
 @pytest.mark.parametrize("status", BAD)
 def test_a_fault_costs_one_candidate(target, status):
     best = KernelConfig(64, 128, 4, 2)
@@ -113,7 +121,7 @@ def test_a_fault_costs_one_candidate(target, status):
 def test_many_faults_of_all_kinds(target):
     device = Fake(target, every=2)
     found = run(study_of(target, 40), device)
-    entry = entry_of(found.state.study, device.start(), found)
+    entry = entry_of(found.state.study, found.state.facts, found)
     assert set(entry.failed) <= set(BAD)
     assert sum(entry.failed.values()) >= 10
     assert found.winner is not None
@@ -142,8 +150,7 @@ def test_an_interrupt_leaves_what_there_is(target):
     found = run(study_of(target, given=given), device)
     assert (found.partial, found.reason) == (True, "interrupted")
     assert found.winner.config == given[0]
-    facts = device.start()
-    assert entry_of(found.state.study, facts, found).provenance.kind == "partial"
+    assert entry_of(found.state.study, found.state.facts, found).provenance.kind == "partial"
 
 
 def test_time_is_kept(target):

@@ -105,6 +105,7 @@ def busy(folder):
 def test_a_device_keeps_its_turn_until_it_is_closed(device, tmp_path):
     device.start()
     assert busy(tmp_path)
+    device.ready()
     device.child.process.kill()
     assert device.measure(KernelConfig(64, 64, 4, 1), 1.0).status == "ok"
     assert device.respawned == 1

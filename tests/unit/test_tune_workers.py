@@ -66,6 +66,7 @@ def device(job, spawn, make_entry):
     text = json.dumps(asdict(facts))
     found = GpuDevice(job, spawn=lambda: spawn(FACTS=text), least=1.0, start_limit=30.0)
     found.start()
+    found.ready()
     yield found
     found.close()
 
@@ -169,7 +170,8 @@ def test_the_process_of_the_gpu_outlives_a_search(job, spawn, make_entry, spares
     options = {"spawn": lambda: spawn(FACTS=text), "least": 1.0, "start_limit": 30.0}
     for fault, started in ((OK, 1), (OK, 1), (STICKY, 3), (OK, 4)):
         device = GpuDevice(job, spares=spares, **options)
-        assert device.start().ms == 0.5
+        device.start()
+        assert device.ready().ms == 0.5
         device.measure(config(fault), 1.0)
         device.close()
         assert len(spawn.started) == started
@@ -178,13 +180,14 @@ def test_the_process_of_the_gpu_outlives_a_search(job, spawn, make_entry, spares
 def test_a_process_that_failed_is_not_handed_on(job, spawn, make_entry, spares):
     """After a sticky error every later job would fail in it, too."""
     facts = json.dumps(asdict(Facts(make_entry().key, config(OK), 0.5, 0.004)))
-    for text in ("none", "none", facts):
+    for text in ("null", "null", facts):
         device = GpuDevice(job, spawn=lambda text=text: spawn(FACTS=text), spares=spares)
-        if text == "none":
+        if text == "null":
             with pytest.raises(TuningError, match="not ready"):
                 device.start()
         else:
-            assert device.start().ms == 0.5
+            device.start()
+            assert device.ready().ms == 0.5
             with pytest.raises(TuningError, match="cannot be measured"):
                 device.measure(config(RAISE), 1.0)
         device.close()
