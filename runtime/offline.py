@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from maskwright.codegen.config import SHARED_KIB
+from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.config import arch_number
 from maskwright.codegen.gluon import ROWS
 from maskwright.codegen.gluon import GluonConfig
