@@ -42,6 +42,8 @@ _REFUSED = 300  # proposals in a row that are no points, or known: the space is 
 _CRASHES = 3  # candidates that took the GPU's process with them
 _FINALS = 5.0  # seconds kept for the finals, at most a fifth of all
 _GRACE = 5.0  # seconds that they may take beyond the budget, if calls are slow
+# Where getting ready took the whole budget: so many candidates, if they come this soon and are short.
+_FEWEST, _LATE, _SHORT = 8, 5.0, 100.0
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def _over(state: State, clock: Callable[[], float]) -> bool:
     reserve = min(_FINALS, budget.seconds / 5)
     if state.reason:
         return True
-    if spent > budget.seconds - reserve:
+    if spent > budget.seconds + (_LATE if _few(state) else -reserve):
         state.reason = "time is up"
     elif state.tried >= budget.trials:
         state.reason = "enough trials"
@@ -195,6 +197,15 @@ def _over(state: State, clock: Callable[[], float]) -> bool:
     elif state.events["sticky"] + state.events["timeout"] > _CRASHES:
         state.reason, state.partial = "too many crashes", True
     return bool(state.reason)
+
+
+def _few(state: State) -> bool:
+    """Not much is known yet, and some more cost little."""
+    return state.tried < _FEWEST and _slowest(state) < _SHORT
+
+
+def _slowest(state: State) -> float:
+    return max((x.ms for x in state.outcomes.values() if x.status == "ok"), default=0.0)
 
 
 def _propose(state: State, proposer: Proposer, compiler: Compiler) -> None:
@@ -313,8 +324,7 @@ def _finals(state: State, device: Device, clock: Callable[[], float]) -> Found:
 
 def _fitting(state: State, seconds: float) -> int:
     """How many candidates may race: slow ones would hold the least number of rounds for too long."""
-    slowest = max((x.ms for x in state.outcomes.values() if x.status == "ok"), default=0.0)
-    race = _PIECE * slowest / 1e3
+    race = _PIECE * _slowest(state) / 1e3
     return max(1, min(FINALISTS, int(seconds / race) - 1)) if race else FINALISTS
 
 

@@ -123,11 +123,18 @@ class GluonBackwardConfig(GluonTemplate):
         return asdict(self)
 
 
-def default_gluon_backward(head_dim: int, value_dim: int) -> GluonBackwardConfig:
-    """A configuration for a head size."""
-    wide = max(padded(head_dim), padded(value_dim)) > SWIZZLE
-    # With 64 columns a named barrier gains 4 %; with 128 it costs spills (docs/hopper-log.md).
-    return GluonBackwardConfig(64) if wide else GluonBackwardConfig(128, release="named")
+def default_gluon_backward(
+    head_dim: int, value_dim: int, *, causal: bool = False
+) -> GluonBackwardConfig:
+    """A configuration for a head size.
+
+    Args:
+        causal: no query attends to a later key.
+    """
+    if max(padded(head_dim), padded(value_dim)) > SWIZZLE:
+        return GluonBackwardConfig(64)
+    # Of 16 masks on an H100 (docs/hopper-log.md): one link costs the others up to 16 %.
+    return GluonBackwardConfig(128, stages=3, links=1) if causal else GluonBackwardConfig(128)
 
 
 def unfit_backward(dtype: str, head_dim: int, value_dim: int, config: GluonBackwardConfig) -> str:

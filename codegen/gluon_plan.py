@@ -19,6 +19,9 @@ from maskwright.codegen.gluon_backward import unfit_backward
 from maskwright.codegen.granule import granule
 from maskwright.codegen.listed import derive_listed
 from maskwright.codegen.listed import schedule_of
+from maskwright.codegen.normal import TooManyClausesError
+from maskwright.codegen.normal import clauses
+from maskwright.codegen.normal import implied
 from maskwright.codegen.plan import Request
 from maskwright.codegen.plan import WalkPlan
 from maskwright.codegen.plan import plan_forward
@@ -157,7 +160,7 @@ def gluon_backward_request(
 ) -> tuple[BackwardRequest, str]:
     """(the request for the Gluon kernel, why its template cannot serve it: empty if it can)."""
     sizes = request.head_dim, request.value_dim
-    chosen = config or default_gluon_backward(*sizes)
+    chosen = config or default_gluon_backward(*sizes, causal=_is_causal(request.mask))
     made = replace(request, config=chosen)
     if request.tables or (request.tables is None and _float_tables(request)):
         return made, "gradients of float tables are added up by the Triton kernels only"
@@ -169,6 +172,16 @@ def gluon_backward_request(
         return made, f"tiles of {chosen.block_n} keys straddle the blocks of the mask"
     reason = unfit_backward(request.dtype, *sizes, chosen)
     return made, reason or _searches_pairs(plan_backward(made).keys)
+
+
+@lru_cache(maxsize=1024)
+def _is_causal(mask: n.Node) -> bool:
+    """No query attends to a later key, as far as can be seen."""
+    (order,) = clauses(n.Compare("<=", n.Sym("k"), n.Sym("q")))[0]
+    try:
+        return all(implied(clause, order) for clause in clauses(mask))
+    except TooManyClausesError:
+        return False
 
 
 def _float_tables(request: BackwardRequest) -> bool:

@@ -165,6 +165,21 @@ def test_time_is_kept(target):
     assert now[0] < 6.0
 
 
+def test_a_device_that_took_the_whole_budget_still_measures_some(target):
+    now = [0.0]
+
+    def clock():
+        now[0] += 0.01
+        return now[0]
+
+    device = Fake(target)
+    facts = device.ready()
+    device.ready = lambda: now.__setitem__(0, 16.0) or facts
+    found = run(study_of(target, 10_000, seconds=15.0), device, clock=clock)
+    assert (found.state.tried, found.reason) == (8, "time is up")
+    assert len(device.raced[0]) == 8
+
+
 @dataclass
 class Slow(Fake):
     """Calls of some seconds, on a clock of its own; several candidates are compiled at a time."""
