@@ -124,17 +124,17 @@ class GluonBackwardConfig(GluonTemplate):
 
 
 def default_gluon_backward(
-    head_dim: int, value_dim: int, *, causal: bool = False
+    head_dim: int, value_dim: int, *, triangle: bool = False
 ) -> GluonBackwardConfig:
     """A configuration for a head size.
 
     Args:
-        causal: no query attends to a later key.
+        triangle: in some part of the mask no query attends to a later key.
     """
     if max(padded(head_dim), padded(value_dim)) > SWIZZLE:
         return GluonBackwardConfig(64)
     # Of 16 masks on an H100 (docs/hopper-log.md): one link costs the others up to 16 %.
-    return GluonBackwardConfig(128, stages=3, links=1) if causal else GluonBackwardConfig(128)
+    return GluonBackwardConfig(128, stages=3, links=1) if triangle else GluonBackwardConfig(128)
 
 
 def unfit_backward(dtype: str, head_dim: int, value_dim: int, config: GluonBackwardConfig) -> str:

@@ -160,7 +160,7 @@ def gluon_backward_request(
 ) -> tuple[BackwardRequest, str]:
     """(the request for the Gluon kernel, why its template cannot serve it: empty if it can)."""
     sizes = request.head_dim, request.value_dim
-    chosen = config or default_gluon_backward(*sizes, causal=_is_causal(request.mask))
+    chosen = config or default_gluon_backward(*sizes, triangle=_has_triangle(request.mask))
     made = replace(request, config=chosen)
     if request.tables or (request.tables is None and _float_tables(request)):
         return made, "gradients of float tables are added up by the Triton kernels only"
@@ -175,11 +175,11 @@ def gluon_backward_request(
 
 
 @lru_cache(maxsize=1024)
-def _is_causal(mask: n.Node) -> bool:
-    """No query attends to a later key, as far as can be seen."""
+def _has_triangle(mask: n.Node) -> bool:
+    """Some part of the mask ends at the diagonal: no query of it attends to a later key."""
     (order,) = clauses(n.Compare("<=", n.Sym("k"), n.Sym("q")))[0]
     try:
-        return all(implied(clause, order) for clause in clauses(mask))
+        return any(implied(clause, order) for clause in clauses(mask))
     except TooManyClausesError:
         return False
 
