@@ -54,8 +54,8 @@ _GAPS = 1024  # bytes for alignment that a bound of shared memory counts
 _MOST_REGISTERS = 255
 # Instructions of one attended pair beside its exponential: maximum, scaling, sum, conversion; in the
 # backward, scaling, the difference to a row's sum, the product, two conversions.
-_PER_PAIR = 4.5
-_PER_NODE = 1.0  # of a partial tile, for each node of the mask
+PER_PAIR = 4.5
+PER_NODE = 1.0  # of a partial tile, for each node of the mask
 # Waits of a step that no unit explains (barriers, shuffles of row maxima), and of a program that
 # starts and ends; clocks. The first was chosen by the tile sweep of docs/forward-log.md, like
 # _LOCKSTEP, _PER_SPILL and the L2's rate; the second is a guess.
@@ -65,6 +65,10 @@ _LOCKSTEP = 0.7
 # Registers that may be missing before stores and loads inside the loop begin (128 x 64 with four
 # warps misses 50 and keeps them outside: docs/forward-log.md), and what each further one costs.
 _FREE_SPILLS, _PER_SPILL = 64, 0.02
+# The same where nothing is rescaled: what a backward spills is mostly read again at its end only.
+_PER_GRADIENT_SPILL = 0.004
+# Of a Hopper GPU's matrix units, what instructions of single warps reach.
+_SINGLE_WARPS = 0.62
 # Clocks of a step whose single warps lie along the walked side: maxima of rows, and weights, cross
 # them, with two barriers more. A guess, for GPUs without other products only.
 _ACROSS = 300.0
@@ -238,11 +242,12 @@ def _estimate(step: Step, tile: TileShape, shared: Shared, work: Work, gpu: Gpu)
     resident = _resident(step, shared.most - _unused(step, gpu), registers, gpu)
     nodes = len(n.walk(work.mask))
     full = _clocks(step, 0.0, resident, gpu)
-    partial = _clocks(step, _PER_NODE * nodes, resident, gpu)
-    clocks = _makespan(counts, work.call, full, partial, resident * gpu.processors)
+    partial = _clocks(step, PER_NODE * nodes, resident, gpu)
+    clocks = makespan(counts, work.call, full, partial, resident * gpu.processors)
     most = min(_MOST_REGISTERS, _FILE // (32 * step.warps))
     missing = registers - most - _FREE_SPILLS
-    seconds = clocks / gpu.clock * (1.0 + _PER_SPILL * max(0.0, missing))
+    price = _PER_SPILL if step.rescaled else _PER_GRADIENT_SPILL
+    seconds = clocks / gpu.clock * (1.0 + price * max(0.0, missing))
     return Estimate(seconds, full, partial, resident, registers)
 
 
@@ -280,7 +285,7 @@ def _clocks(step: Step, extra: float, resident: int, gpu: Gpu) -> float:
     scaled = step.rows * sum(step.sums) / gpu.lanes if step.rescaled else 0.0
     if gpu.units == "tensor memory":
         scaled *= _THROUGH_MEMORY
-    ordinary = pairs * (_PER_PAIR + extra) / gpu.lanes + scaled
+    ordinary = pairs * (PER_PAIR + extra) / gpu.lanes + scaled
     exponentials = pairs / gpu.exponentials
     copied = step.itemsize * step.columns * _walked(step) / gpu.l2_read
     # A pipeline hides copies; without one they come on top.
@@ -302,10 +307,12 @@ def _products(step: Step, gpu: Gpu) -> float:
     """Clocks of a step's products, if nothing else ran."""
     rows, columns = computed(step, gpu)
     scores, sums = sum(step.scores), sum(step.sums)
-    first = 2 * step.rows * columns * scores / gpu.products
-    second = 2 * step.rows * step.columns * sums / gpu.products
+    single = step.rows < _GROUP_ROWS or gpu.units == "warps"
+    reached = gpu.products * (_SINGLE_WARPS if single and gpu.units == "groups" else 1.0)
+    first = 2 * step.rows * columns * scores / reached
+    second = 2 * step.rows * step.columns * sums / reached
     rate = gpu.shared_read / step.itemsize
-    if step.rows < _GROUP_ROWS or gpu.units == "warps":
+    if single:
         if _along_rows(step, gpu):
             # Each warp loads all that is walked over; weights stay in registers.
             read, again = step.warps * columns * scores, step.warps * step.columns * sums
@@ -322,7 +329,7 @@ def _products(step: Step, gpu: Gpu) -> float:
     return max(first, read / rate) + second
 
 
-def _makespan(counts: Tiles, call: Call, full: float, partial: float, slots: int) -> float:
+def makespan(counts: Tiles, call: Call, full: float, partial: float, slots: int) -> float:
     """Clocks until the last program ends. Heads are fastest in the grid, last queries first."""
     programs = (counts.full * full + counts.partial * partial + _PROGRAM).mean((0, 1))
     alike = call.batch * call.heads

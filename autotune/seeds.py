@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from typing import Any
 from typing import TypeAlias
 
+from maskwright.autotune import cost
+from maskwright.autotune import cost_gluon
 from maskwright.autotune.cost import Work
-from maskwright.autotune.cost import seconds
 from maskwright.autotune.entry import Entry
 from maskwright.autotune.filter import Heads
 from maskwright.autotune.flat import Flat
@@ -22,6 +25,7 @@ from maskwright.codegen.config import KernelConfig
 from maskwright.codegen.configs import AnyConfig
 
 _NEIGHBOURS, _BY_COST, _STEPS = 4, 4, 4
+_TRIES = 4  # of a tile shape, until one is accepted: asking a mask takes milliseconds
 Accept: TypeAlias = Callable[[AnyConfig], bool]
 
 
@@ -45,7 +49,7 @@ def seeds(
     """
     found = [default, *_known(target.key, entries)]
     if liked is None:
-        liked = by_cost(job, space, target, accept)
+        liked = by_cost(job, space, target, default, accept)
     found += [x for x in liked if accept(x)][:_BY_COST]
     found += _spread([x for x in space.neighbours(default, target) if accept(x)], _STEPS)
     found += _safe(job)
@@ -53,26 +57,39 @@ def seeds(
     return tuple(points)
 
 
-def by_cost(job: Job, space: Flat, target: Target, accept: Accept = _anything) -> list[AnyConfig]:
-    """Points by the cost model, one a tile shape; none where there is no model."""
-    if job.template != "triton" or space.together:  # nobody counts what lists hold
+def by_cost(
+    job: Job, space: Flat, target: Target, default: AnyConfig, accept: Accept = _anything
+) -> list[AnyConfig]:
+    """Points by the cost model, one a tile shape; none where nothing can be counted.
+
+    What the model cannot tell apart is tried as the default has it.
+    """
+    if space.together:  # nobody counts what lists hold
         return []
     tiles: dict[tuple[int, ...], AnyConfig] = {}
-    for config in ordered(job, filter(accept, space.points(target)), target):
-        tiles.setdefault(_tiles(config), config)
+    tries: Counter[tuple[int, ...]] = Counter()
+    usual = space.values(default) or {}
+
+    def unusual(config: AnyConfig) -> int:
+        return sum(usual.get(name) != x for name, x in (space.values(config) or {}).items())
+
+    for config in ordered(job, sorted(space.points(target), key=unusual), target):
+        tile = _tiles(config)
+        tries[tile] += 1
+        if tile not in tiles and tries[tile] <= _TRIES and accept(config):
+            tiles[tile] = config
     return list(tiles.values())
 
 
-def ordered(
-    job: Job, points: Iterable[AnyConfig], target: Target
-) -> list[KernelConfig | BackwardConfig]:
-    """Points by the cost model, the cheapest first; none where there is no model."""
-    if job.template != "triton" or not job.complete:
+def ordered(job: Job, points: Iterable[AnyConfig], target: Target) -> list[AnyConfig]:
+    """Points by the cost model, the cheapest first; none where nothing can be counted."""
+    if not job.complete:
         return []
-    found = [x for x in points if isinstance(x, KernelConfig | BackwardConfig)]
+    found = list(points)
     heads = Heads(job.head_dim, job.value_dim, job.dtype)
-    work = Work(job.mask_node, job.call(), heads)
-    order = sorted(found, key=seconds(work, gpu_of(target.key.hardware)))
+    work, gpu = Work(job.mask_node, job.call(), heads), gpu_of(target.key.hardware)
+    model: Any = cost if job.template == "triton" else cost_gluon
+    order = sorted(found, key=model.seconds(work, gpu))
     return [] if order == found else order  # nothing could be counted
 
 

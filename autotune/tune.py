@@ -144,7 +144,7 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         known = [*store.user_entries(cache_dir, start.key.software)]
         known += store.shipped_entries(start.key.hardware.folder)
         accept = partial(_possible, job)
-        liked = tuple(by_cost(job, space, target))
+        liked = tuple(by_cost(job, space, target, start.default, accept))
         study = Study(
             *(space, target, start.default),
             seeds=seeds(job, space, target, start.default, known, accept, liked),
