@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from maskwright.autotune.chance import proposer_of
 from maskwright.autotune.filter import Limits
@@ -29,6 +32,30 @@ from maskwright.dsl.errors import TuningError
 _NO_TIME = 1e9  # seconds: a replay is limited by trials alone
 _TOP = 10
 _CLOSE = 0.10
+_SPARSE = 0.1  # of a space's points: a table of less is searched by its nearest rows
+
+
+@dataclass(frozen=True)
+class Nearest(Flat):
+    """A space of a few points: choices mean the nearest of them, in steps of its knobs.
+
+    Of a table with a hundredth of all configurations no search would ever hit a row.
+    """
+
+    rows: tuple[AnyConfig, ...] = ()
+
+    def config(self, values: dict[str, Any], target: Target) -> tuple[AnyConfig | None, str]:
+        """See ``Flat``; there is always one."""
+        del target
+        steps = np.abs(self._places - self._place(values))
+        return self.rows[int(np.argmin(steps.sum(1)))], ""
+
+    @cached_property
+    def _places(self) -> Any:
+        return np.array([self._place(self.values(x) or {}) for x in self.rows])
+
+    def _place(self, values: dict[str, Any]) -> Any:
+        return np.array([x.values.index(values[x.name]) for x in self.knobs])
 
 
 @dataclass(frozen=True)
@@ -78,6 +105,8 @@ def replay(
         raise TuningError(f"{name} holds no times")
     target = Target(table.key, Limits.of(table.job.mask_node, table.job.score_node))
     space = Flat.of(table.job)
+    if len(table.rows) < _SPARSE * table.points:
+        space = Nearest(*(space.op, space.template, space.together), tuple(table.by_config))
     study = _study(table, space, target, trials)
     found = [_search(table, study, seed, sampler) for seed in range(searches)]
     winners = [x.winner.config for x in found if x.winner is not None]

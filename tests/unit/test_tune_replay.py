@@ -17,6 +17,7 @@ from maskwright.autotune.filter import Limits
 from maskwright.autotune.flat import Flat
 from maskwright.autotune.outcome import NoCompiler
 from maskwright.autotune.proposer import OptunaProposer
+from maskwright.autotune.replay import Nearest
 from maskwright.autotune.replay import _spearman
 from maskwright.autotune.replay import replay
 from maskwright.autotune.search import Budget
@@ -28,9 +29,7 @@ from maskwright.autotune.transfer import transfers
 from maskwright.dsl.errors import TuningError
 
 RECORDED = sorted((Path(__file__).parents[1] / "tune" / "tables").glob("*.json.gz"))
-# So small a part of the space that a search proposes hardly any of it.
-SPARSE = [path for path in RECORDED if "vertical_slash" in path.name]
-SEARCHES, RECORDED_SEARCHES = 6, 4
+SEARCHES, RECORDED_SEARCHES = 6, 2
 
 
 def run(table, *, trials=40, seed=0, device=None, **changes):
@@ -63,7 +62,7 @@ def test_proposals_beat_chance(make_table, seed):
     assert ours.exploration < chance.exploration
 
 
-@pytest.fixture(params=[x for x in RECORDED if x not in SPARSE], ids=lambda path: path.name)
+@pytest.fixture(params=RECORDED, ids=lambda path: path.name)
 def recorded(request):
     """(name, what a GPU measured)."""
     return request.param.name, t.Table.read(request.param)
@@ -79,8 +78,8 @@ def test_recorded_tables_meet_the_goals(recorded):
     assert found.slower == 0
     assert found.selection <= 0.015
     assert found.flips <= 0.05
-    if table.job.template == "triton":  # the cost model knows no other
-        assert found.spearman >= 0.6
+    if "vertical_slash" not in name:  # nobody can count its tiles
+        assert found.spearman >= 0.75
         assert found.top
 
 
@@ -94,13 +93,30 @@ def test_the_best_of_one_length_serves_another():
     assert summary(found)["p90"] <= 0.10
 
 
-@pytest.mark.parametrize("path", SPARSE, ids=lambda path: path.name)
-def test_the_default_in_a_sparse_table(path):
-    """Goal 3."""
-    table = t.Table.read(path)
-    assert table.job.complete
-    assert 50 < len(table.rows) < 0.1 * table.points
-    assert 0.0 <= table.regret(table.config(table.default)) <= 0.15
+def test_a_sparse_table_is_searched_by_its_nearest_rows(make_table):
+    table = make_table(keep=0.05)
+    space, rows = Flat("forward", "triton"), tuple(table.by_config)
+    near = Nearest("forward", "triton", 0, rows)
+    target = Target(table.key)
+    assert all(near.config(space.values(x), target) == (x, "") for x in rows)
+    places = [[knob.values.index(space.values(x)[knob.name]) for knob in space.knobs] for x in rows]
+    for config in space.points(target):
+        values = space.values(config)
+        steps = [knob.values.index(values[knob.name]) for knob in space.knobs]
+        found, _ = near.config(values, target)
+        far = [sum(abs(x - y) for x, y in zip(place, steps, strict=True)) for place in places]
+        assert far[rows.index(found)] == min(far)
+    assert replay(table, "sparse", 2, 40).mean <= 0.1
+
+
+def test_a_disturbed_round_is_met_once_in_a_race(make_table):
+    table = make_table()
+    device = t.TableDevice(table)
+    config = table.best
+    recorded = sorted(table.by_config[config].ratio)
+    for _ in range(3):
+        found = device.race([config], len(recorded)).rounds
+        assert sorted(x / table.ms for (x,) in found) == pytest.approx(recorded)
 
 
 def test_a_quick_search_of_recorded_tables(recorded):
