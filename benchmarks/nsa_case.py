@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 from typing import Any
 
 import torch
 
+from benchmarks import against_dense
 from benchmarks import cases
-from benchmarks import correct
-from benchmarks import runner
-from benchmarks import train_case
 from benchmarks.peers import PEERS
 from benchmarks.peers.fa3 import FlashAttention3
 from benchmarks.peers.maskwright_peer import Maskwright
@@ -21,11 +17,10 @@ from benchmarks.peers.maskwright_peer import Maskwright
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from benchmarks import runner
     from benchmarks.cases import Case
     from benchmarks.cases import Shape
-    from benchmarks.peers import Peer
     from benchmarks.results import Result
-    from benchmarks.runner import Entry
 
 BLOCK, COUNT = 64, 16
 RUNS = {"tokens": 1, "runs": BLOCK}  # tokens that share their lists
@@ -74,59 +69,22 @@ def pairs_of(lists: Tensor, group: int) -> int:
     return group * (whole - lists.shape[1] * int((BLOCK - 1 - at).sum()))
 
 
-def masks_of(shape: Shape, lists: str, device: str) -> tuple[tuple[Case, int], tuple[Case, int]]:
-    """The selected blocks and dense causal attention, each with its attended pairs."""
+def masked(shape: Shape, lists: str, device: str) -> tuple[Case, int]:
+    """The selected blocks, with their attended pairs."""
     drawn = draw(shape.seq, shape.kv_heads, RUNS[lists], device)
-    pairs = pairs_of(drawn, shape.heads // shape.kv_heads)
-    whole = shape.heads * shape.seq * (shape.seq + 1) // 2
-    return (selected(shape, drawn), pairs), (cases.causal(shape, device), whole)
+    return selected(shape, drawn), pairs_of(drawn, shape.heads // shape.kv_heads)
 
 
 def forward(shape: Shape, lists: str, options: runner.Options) -> Result:
-    """One row: checked, then timed in turn."""
-    (case, ours), (causal, dense) = masks_of(shape, lists, options.device)
-    contestants: list[tuple[Peer, Case, int]] = [
-        (Maskwright(OURS), case, ours),
-        (Maskwright(KEPT, prepared=True), case, ours),
-        (FlashAttention3(DENSE), causal, dense),
-    ]
-    tensors = cases.make_tensors(shape, options.device)
-    calls, entries = {}, {}
-    for peer, wanted, pairs in contestants:
-        ready = runner.Bench(wanted, tensors, correct.reference(wanted, tensors))
-        entry, prepared = runner.admit(peer, ready, partial(runner.first_call, peer, ready))
-        entries[peer.name] = entry | {"pairs": pairs}
-        if prepared is not None:
-            calls[peer.name] = prepared.call
-    for name, found in runner.time_calls(calls, options).items():
-        entries[name] |= runner.figures(found, entries[name]["pairs"], case)
-    return runner.describe(case) | {"contestants": entries, "pairs_ratio": dense / ours}
+    """One row, beside dense FlashAttention-3."""
+    ours = (Maskwright(OURS), Maskwright(KEPT, prepared=True))
+    dense = against_dense.dense(shape, options.device, (FlashAttention3(DENSE),))
+    part = against_dense.Part(*masked(shape, lists, options.device), ours)
+    return against_dense.forward((part, dense), options)
 
 
 def training(shape: Shape, lists: str, options: runner.Options) -> Result:
-    """One row of forward and backward: gradients of a KV head checked in whole, then timed in turn."""
-    (case, ours), (causal, dense) = masks_of(shape, lists, options.device)
-    entries: dict[str, Entry] = {}
-    steps: dict[str, train_case.Step] = {}
-    pairs = {OURS: ours} | dict.fromkeys(TRAINED, dense)
-    for wanted, names in ((case, (OURS,)), (causal, TRAINED)):
-        asked = replace(wanted, training=True)
-        skipped = {name: _why_not(PEERS[name], asked) for name in names}
-        if all(skipped.values()):  # what is right takes float64 products of all pairs
-            entries |= {n: {"status": "skipped", "reason": x} for n, x in skipped.items()}
-            continue
-        bench = train_case.make_bench(asked, options.device, kv_heads=1)
-        for name in names:
-            entries[name], step = train_case.admit(PEERS[name], bench)
-            if step is not None:
-                steps[name] = step
-    timings = runner.time_calls(train_case.turns(steps), options)
-    for name in entries:
-        entries[name]["pairs"] = pairs[name]
-        if name in steps:
-            entries[name] |= train_case.figures(name, timings, pairs[name], case)
-    return runner.describe(case) | {"contestants": entries, "pairs_ratio": dense / ours}
-
-
-def _why_not(peer: Peer, case: Case) -> str:
-    return peer.available() or peer.supports(case) or ""
+    """One row of forward and backward, beside those of torch that have one."""
+    dense = against_dense.dense(shape, options.device, tuple(PEERS[x] for x in TRAINED))
+    part = against_dense.Part(*masked(shape, lists, options.device), (PEERS[OURS],))
+    return against_dense.training((part, dense), options)

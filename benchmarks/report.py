@@ -18,6 +18,8 @@ from benchmarks.table import origin
 from benchmarks.table import spread
 from benchmarks.table import times
 from benchmarks.table import tried
+from benchmarks.table_blocks import block_lists_table
+from benchmarks.table_blocks import block_lists_training_table
 from benchmarks.table_counts import host_cost_table
 from benchmarks.table_counts import recompiles_table
 from benchmarks.table_lists import head_mix_table
@@ -60,6 +62,8 @@ def table_of(result: Result) -> Table:
         "training": training_table,
         "lists": lists_table,
         "head_mix": head_mix_table,
+        "block_lists": block_lists_table,
+        "block_lists_training": block_lists_training_table,
         "nsa": nsa_table,
         "nsa_training": nsa_training_table,
         "select_cost": select_table,

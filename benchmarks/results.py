@@ -20,6 +20,8 @@ MODULES = {
     "training": "benchmarks.train",
     "lists": "benchmarks.lists",
     "head_mix": "benchmarks.head_mix",
+    "block_lists": "benchmarks.block_lists",
+    "block_lists_training": "benchmarks.block_lists",
     "nsa": "benchmarks.nsa",
     "nsa_training": "benchmarks.nsa",
     "select_cost": "benchmarks.select_cost",
