@@ -12,7 +12,7 @@ f(1, s) evaluated for each pair. No pair is met twice.
 
 Queries of a tile and of the next one differ by a whole number of tiles, so the tiles that the
 diagonals meet, counted back from the tile of the first query, are the same for all tiles of
-queries: one list for each batch entry and head. See docs/system.md.
+queries: one list for each batch entry and head. See docs/lists.md.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Let every ``isin`` of a mask be one of
 and let none occur negated. With no list the mask is f(0), with lists of everything f(1). The tiles of
 f(0) are ranges, as ever. Of the others in the ranges of f(1) a small kernel lists those that hold a
 listed pair: it reads the lists as bits, never pair by pair. The same holds with the roles of
-queries and keys exchanged, so the backward follows the same lists. See docs/system.md.
+queries and keys exchanged, so the backward follows the same lists. See docs/lists.md.
 """
 
 from __future__ import annotations
