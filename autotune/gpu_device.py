@@ -61,6 +61,7 @@ class GpuDevice:
     start_limit: float = START
     turn: GpuTurn | None = None
     spares: Spares | None = None
+    started: bool = False
     facts: Facts | None = None
     child: Child | None = None
     respawned: int = 0
@@ -73,13 +74,14 @@ class GpuDevice:
             TuningError: there is no worker to be had, or it cannot serve the job.
             BusyError: another search keeps the GPU, for longer than the turn waits.
         """
-        self.facts = None
+        self.started, self.facts = False, None
         try:
             self._spawn()
             self._take_turn()
         except (ChildError, LateError) as error:
             self._refuse("the process for the GPU did not start", error)
         data = self._told("start", do="open", job=self.job.to_dict())
+        self.started = True
         return Start(Key.from_dict(data["key"]), self._config(data["default"]))
 
     def ready(self) -> Facts:
@@ -170,7 +172,7 @@ class GpuDevice:
         """Nothing went wrong in the process, which the GPU might remember, and its memory is free for
         the next search, which may be another process's."""
         at_work = self.child is None or not self.child.idle  # an interrupt came in between
-        if at_work or self.facts is None or self.respawned or self.failed:
+        if at_work or not self.started or self.respawned or self.failed:
             return False
         try:
             return "free" in self._ask(_FORGET, do="forget")

@@ -177,6 +177,16 @@ def test_the_process_of_the_gpu_outlives_a_search(job, spawn, make_entry, spares
         assert len(spawn.started) == started
 
 
+def test_a_process_that_had_nothing_to_measure_is_handed_on(job, spawn, make_entry, spares):
+    """There was an entry for the key already."""
+    text = json.dumps(asdict(Facts(make_entry().key, config(OK), 0.5, 0.004)))
+    for _ in range(3):
+        device = GpuDevice(job, spawn=lambda: spawn(FACTS=text), spares=spares)
+        assert device.start().default == config(OK)
+        device.close()
+    assert len(spawn.started) == 1
+
+
 def test_a_process_that_failed_is_not_handed_on(job, spawn, make_entry, spares):
     """After a sticky error every later job would fail in it, too."""
     facts = json.dumps(asdict(Facts(make_entry().key, config(OK), 0.5, 0.004)))
