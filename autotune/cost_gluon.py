@@ -39,7 +39,6 @@ _ITEMSIZE = 2
 
 def seconds(work: Work, gpu: Gpu = H100) -> Callable[[GluonConfig | GluonBackwardConfig], float]:
     """A function of configurations; 0 where the mask has no closed form to count by."""
-
     extras = 0.0, PER_NODE * len(n.walk(work.mask))
 
     @cache
