@@ -47,8 +47,9 @@ $(NEWEST)/.ready: $(READY)
 	$(PY) -m pip install --quiet --no-deps --upgrade --target $(NEWEST) triton
 	@touch $@
 
+# Shared memory is counted for the pinned Triton; the newest is not what is tuned for.
 compile-newest: $(NEWEST)/.ready  ## cross-compile and smoke-test with the newest Triton
-	PYTHONPATH=$(NEWEST):$(CURDIR) $(PY) -m pytest -n 2 tests/compile tests/interpret/test_demo.py
+	PYTHONPATH=$(NEWEST):$(CURDIR) $(PY) -m pytest -n 2 tests/compile tests/interpret/test_demo.py --ignore tests/compile/test_shared_memory.py
 
 clean:  ## remove everything that make created
 	rm -rf $(VENV) build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache
