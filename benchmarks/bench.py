@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from typing import Any
+from typing import NamedTuple
 
 from benchmarks import child
 from benchmarks import results
 from benchmarks.guard import attempt
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from collections.abc import Mapping
     from collections.abc import Sequence
 
@@ -96,11 +99,35 @@ def each_length(
         name: of a case that failed.
         given: the command line.
     """
+    seqs = map(int, args.seqs.split(","))
+    rows = (TableRow(name, seq, {}, partial(measure, args, seq)) for seq in seqs)
+    return each_row(kind, given, args, rows)
+
+
+class TableRow(NamedTuple):
+    """A row to be measured.
+
+    Attributes:
+        name: of the case, if it fails.
+        told: what the result says of the row beside what was measured.
+    """
+
+    name: str
+    seq: int
+    told: dict[str, Any]
+    measure: Callable[[], Result]
+
+
+def each_row(
+    kind: str, given: Sequence[str], args: argparse.Namespace, rows: Iterable[TableRow]
+) -> int:
+    """A table row by row: each is measured, and the file written after it."""
     result = results.header(given, kind)
     path = args.out or results.default_path(result, kind)
-    for seq in map(int, args.seqs.split(",")):
-        found, error = attempt(partial(measure, args, seq))
-        result["cases"].append(failed(name, seq, error) if found is None else found)
+    for row in rows:
+        found, error = attempt(row.measure)
+        case = failed(row.name, row.seq, error) if found is None else found
+        result["cases"].append(case | row.told)
         results.write(path, result)
     return finish(args, path, result)
 

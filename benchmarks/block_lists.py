@@ -19,7 +19,6 @@ from benchmarks import cases
 from benchmarks import results
 from benchmarks import runner
 from benchmarks.block_list_case import Kind
-from benchmarks.guard import attempt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,15 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all rows and write the result file."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = parser().parse_args(given)
-    result = results.header(given, OPS[args.op][0])
-    path = args.out or results.default_path(result, OPS[args.op][0])
     kinds = [Kind.parse(x) for x in args.blocks.split(",")]
-    for seq, kind in itertools.product(map(int, args.seqs.split(",")), kinds):
-        found, error = attempt(partial(run_row, args, seq, kind))
-        case = bench.failed(f"blocks of {kind.name}", seq, error) if found is None else found
-        result["cases"].append(case | {"blocks": kind.name})
-        results.write(path, result)
-    return bench.finish(args, path, result)
+    rows = (
+        bench.TableRow(
+            f"blocks of {x.name}", seq, {"blocks": x.name}, partial(run_row, args, seq, x)
+        )
+        for seq, x in itertools.product(map(int, args.seqs.split(",")), kinds)
+    )
+    return bench.each_row(OPS[args.op][0], given, args, rows)
 
 
 def parser() -> argparse.ArgumentParser:

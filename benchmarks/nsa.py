@@ -19,7 +19,6 @@ from benchmarks import cases
 from benchmarks import nsa_case
 from benchmarks import results
 from benchmarks import runner
-from benchmarks.guard import attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,16 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all rows and write the result file."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = parser().parse_args(given)
-    kind = OPS[args.op][0]
-    result = results.header(given, kind)
-    path = args.out or results.default_path(result, kind)
     sizes = (map(int, x.split(",")) for x in (args.seqs, args.groups))
-    for seq, group, lists in itertools.product(*sizes, args.lists.split(",")):
-        found, error = attempt(partial(run_row, args, seq, group, lists))
-        case = bench.failed(f"nsa {lists}", seq, error) if found is None else found
-        result["cases"].append(case | {"group": group, "lists": lists})
-        results.write(path, result)
-    return bench.finish(args, path, result)
+    rows = (
+        bench.TableRow(
+            *(f"nsa {lists}", seq, {"group": group, "lists": lists}),
+            partial(run_row, args, seq, group, lists),
+        )
+        for seq, group, lists in itertools.product(*sizes, args.lists.split(","))
+    )
+    return bench.each_row(OPS[args.op][0], given, args, rows)
 
 
 def parser() -> argparse.ArgumentParser:
