@@ -34,6 +34,9 @@ from maskwright.dsl import nodes as n
 _STEP, _LATENCY = 550.0, 750.0
 # Registers of a thread beside its tiles, and what each missing one costs.
 _OTHERS, _PER_SPILL = 44, 0.03
+# With tiles of 128 queries, by registers: more are not always better, in any mask that was recorded;
+# ptxas spills more with 224 than with 208.
+_OF_ROWS = {160: 1.92, 184: 1.37, 208: 1.02, 224: 1.61, 232: 1.32, 240: 1.0}
 _ITEMSIZE = 2
 
 
@@ -71,7 +74,8 @@ def forward_step(config: GluonConfig, work: Work, gpu: Gpu, extra: float = 0.0) 
     others += rows * value / gpu.lanes
     wanted = _of_thread(value + keys + keys / 2 + config.query_registers * head / 2)
     copied = _ITEMSIZE * keys * (head + value) / gpu.l2_read
-    return _clocks(config, max(products, others), copied) * _spilled(config, wanted)
+    spilled = _spilled(config.consumer_registers, wanted)
+    return _clocks(config, max(products, others), copied) * spilled
 
 
 def gradient_step(config: GluonBackwardConfig, work: Work, gpu: Gpu, extra: float = 0.0) -> float:
@@ -82,7 +86,11 @@ def gradient_step(config: GluonBackwardConfig, work: Work, gpu: Gpu, extra: floa
     others = keys * queries * ((PER_PAIR + extra) / gpu.lanes + 1 / gpu.exponentials)
     wanted = _of_thread(head + value + 2 * queries)
     copied = _ITEMSIZE * queries * (head + value) / gpu.l2_read
-    return _clocks(config, products + others, copied) * _spilled(config, wanted)
+    spilled = _spilled(config.registers, wanted)
+    if config.splits == "rows":
+        limit = min(_OF_ROWS, key=lambda x: abs(x - config.registers))
+        spilled = _OF_ROWS[limit] * _spilled(max(_OF_ROWS), wanted)
+    return _clocks(config, products + others, copied) * spilled
 
 
 def _of_thread(columns: float) -> float:
@@ -95,6 +103,5 @@ def _clocks(config: GluonConfig | GluonBackwardConfig, busy: float, copied: floa
     return max(busy, copied) + waits
 
 
-def _spilled(config: GluonConfig | GluonBackwardConfig, wanted: float) -> float:
-    missing = wanted + _OTHERS - config.consumer_registers
-    return 1.0 + _PER_SPILL * max(0.0, missing)
+def _spilled(registers: int, wanted: float) -> float:
+    return 1.0 + _PER_SPILL * max(0.0, wanted + _OTHERS - registers)

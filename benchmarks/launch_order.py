@@ -6,13 +6,13 @@ never wait for memory.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from maskwright.codegen.balance import as_free
 from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
@@ -59,7 +59,4 @@ def longest_first(costs: Costs) -> list[int]:
 def loss(order: Iterable[int], slots: int = SLOTS) -> float:
     """Time of the launch over the least possible: of all work, or of the longest program."""
     costs = [x + START for x in order]
-    busy = [0] * slots
-    for cost in costs:
-        heapq.heapreplace(busy, busy[0] + cost)
-    return max(busy) / max(sum(costs) / slots, max(costs))
+    return as_free(costs, slots) / max(sum(costs) / slots, max(costs))

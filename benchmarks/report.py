@@ -22,6 +22,7 @@ from benchmarks.table_blocks import block_lists_table
 from benchmarks.table_blocks import block_lists_training_table
 from benchmarks.table_counts import host_cost_table
 from benchmarks.table_counts import recompiles_table
+from benchmarks.table_defaults import defaults_table
 from benchmarks.table_lists import head_mix_table
 from benchmarks.table_lists import lists_table
 from benchmarks.table_lists import nsa_table
@@ -58,6 +59,7 @@ def table_of(result: Result) -> Table:
     kinds: dict[str, Callable[[Result], Table]] = {
         "forward": forward_table,
         "sweep": sweep_table,
+        "defaults": defaults_table,
         "compile_speed": compile_table,
         "training": training_table,
         "lists": lists_table,

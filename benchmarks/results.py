@@ -28,6 +28,7 @@ MODULES = {
     "host_cost": "benchmarks.host_cost",
     "recompiles": "benchmarks.recompiles",
     "sweep": "benchmarks.sweep",
+    "defaults": "benchmarks.defaults",
     "compile_speed": "benchmarks.compile_speed",
 }
 Result = dict[str, Any]

@@ -222,7 +222,6 @@ def default_gluon(
     *,
     granule: int | None = None,
     uneven: bool = True,
-    tables: bool = False,
     lists: bool = False,
 ) -> GluonConfig:
     """The fastest of what docs/hopper-log.md has measured, as far as it compiles without spills.
@@ -230,7 +229,6 @@ def default_gluon(
     Args:
         granule: key tiles should divide this (the period or block of a strided mask).
         uneven: there is a mask; without one all tiles of queries take equally long.
-        tables: the mask reads tables, so nobody knows in advance how long a tile of queries takes.
         lists: tiles are listed; consumers that leave out some want a longer ring (docs/lists-log.md).
     """
     width = max(padded(head_dim), padded(value_dim))
@@ -239,5 +237,4 @@ def default_gluon(
     made = GluonConfig(block_n=block_n, stages=stages, first="producer")
     head, value = made.pads(head_dim, value_dim)
     held = not uneven and width <= 128
-    made = replace(made, bulk_store=head == value, persistent=uneven, query_registers=held)
-    return replace(made, counter=uneven and tables)
+    return replace(made, bulk_store=head == value, persistent=uneven, query_registers=held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
+from maskwright.codegen.balance import wants_counter
 from maskwright.codegen.config import SHARED_KIB
 from maskwright.codegen.config import dividing
 from maskwright.codegen.gluon import ROWS
@@ -66,12 +67,10 @@ def gluon_request(
 def _default(mask: n.Node, head_dim: int, value_dim: int) -> GluonConfig:
     if follows_lists(mask):
         return listed_gluon(head_dim, value_dim)
-    uneven, tables = mask is not n.Const(value=True), bool(n.tables(mask))
+    uneven, lists = mask is not n.Const(value=True), sources_of(mask) is not None
     found = granule(mask)
-    lists = sources_of(mask) is not None
-    return default_gluon(
-        head_dim, value_dim, granule=found, uneven=uneven, tables=tables, lists=lists
-    )
+    made = default_gluon(head_dim, value_dim, granule=found, uneven=uneven, lists=lists)
+    return replace(made, counter=uneven and wants_counter(mask, made, head_dim, value_dim))
 
 
 @lru_cache(maxsize=1024)

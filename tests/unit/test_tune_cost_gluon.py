@@ -68,6 +68,18 @@ def test_missing_registers_cost():
     assert cost_of(kept) > cost_of(replace(kept, query_registers=False))
 
 
+def test_registers_of_tiles_of_128_queries():
+    """As recorded: 224 spill more than 208; heads of 128 do not fit at all."""
+
+    def of(registers, head_dim=64):
+        config = replace(BACKWARD, block_m=128, registers=registers)
+        return cost_of(config, head_dim=head_dim)
+
+    assert of(240) < of(208) < of(232) < of(224) < of(160)
+    assert of(216) in (of(208), of(224))  # between two that are known
+    assert of(240, 128) > 2.5 * cost_of(BACKWARD)
+
+
 def test_without_a_closed_form_nothing_is_counted():
     mask = patterns.vertical_slash()
     call = call_of((k <= q).node, 1024, 1024, 1, 4, 1, None, {})
