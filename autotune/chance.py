@@ -11,6 +11,8 @@ from maskwright.autotune.outcome import Outcome
 from maskwright.autotune.proposer import Ask
 from maskwright.autotune.proposer import OptunaProposer
 from maskwright.autotune.proposer import Proposer
+from maskwright.autotune.shared import Shared
+from maskwright.autotune.shared import SharedProposer
 from maskwright.autotune.space import Knob
 from maskwright.dsl.errors import TuningError
 
@@ -47,13 +49,24 @@ class ChanceProposer:
         """See ``Proposer``."""
 
 
-def proposer_of(sampler: str, knobs: tuple[Knob, ...], journal: Path | None, seed: int) -> Proposer:
+def proposer_of(
+    sampler: str,
+    knobs: tuple[Knob, ...],
+    journal: Path | None,
+    seed: int,
+    shared: Shared | None = None,
+) -> Proposer:
     """The proposer of a name.
+
+    Args:
+        shared: instead of the journal, a study that other machines work on, too.
 
     Raises:
         TuningError: there is none, or it needs what is not installed.
     """
     match sampler:
+        case "tpe" if shared is not None:
+            return SharedProposer(knobs, shared, seed)
         case "tpe":
             return OptunaProposer(knobs, journal, seed)
         case "random":

@@ -40,9 +40,11 @@ def tune(args: Namespace, mask: Any, sizes: dict[str, Any]) -> int:
         render.print_json(found.to_dict())
     else:
         print(found)
-    if args.dashboard and found.folder is not None:
-        for journal in sorted(found.folder.glob("*.journal")):
-            render.note(f"pip install optuna-dashboard; optuna-dashboard {journal}")
+    if args.dashboard:
+        shared = settings.current().tune_storage
+        journals = sorted(found.folder.glob("*.journal")) if found.folder is not None else []
+        for place in ["$MASKWRIGHT_TUNE_STORAGE"] if shared else journals:
+            render.note(f"pip install optuna-dashboard; optuna-dashboard {place}")
     return FAILED if found.wrong else 0
 
 

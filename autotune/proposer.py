@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
+from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import asdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from typing import Protocol
+from typing import TypeVar
 
 from maskwright.autotune.outcome import Outcome
 from maskwright.autotune.record import RecordError
@@ -24,6 +26,7 @@ from maskwright.autotune.space import Knob
 from maskwright.dsl.errors import TuningError
 from maskwright.runtime.cache import MaskwrightWarning
 
+T = TypeVar("T")
 FAILED = 100.0  # times the default: what a candidate without a time is told as
 _STARTUP = 15  # random proposals beside the seeds, until the estimators know something
 
@@ -49,7 +52,7 @@ class Proposer(Protocol):
         """What became of it."""
 
     def known(self) -> list[tuple[dict[str, Any], Outcome]]:
-        """What an earlier run was told."""
+        """What an earlier run was told, and what others who share the study were told until now."""
 
     def close(self, *, finished: bool) -> None:
         """The end; ``finished`` if no later run shall go on from here."""
@@ -66,32 +69,31 @@ class OptunaProposer:
         TuningError: Optuna is missing or too old.
     """
 
+    LOST: tuple[type[Exception], ...] = (OSError,)  # where the study is kept cannot be written
+
     def __init__(self, knobs: tuple[Knob, ...], journal: Path | None, seed: int) -> None:
         self.knobs, self.journal = knobs, journal
         self.optuna = _optuna()
-        self.sampler = self._sampler(seed)
+        self.random = seed
+        self.sampler = self._sampler()
         self.trials: dict[int, Any] = {}
         self.resumed: list[tuple[dict[str, Any], Outcome]] = []
         with self._quiet():
             try:
                 self.study = self._study()
                 self.resumed = self._resume()
-            except OSError as error:
-                self._leave_disk(error)
+            except self.LOST as error:
+                self._go_on_in_memory(error)
 
     def seed(self, values: dict[str, Any]) -> None:
         """See ``Proposer``."""
         with self._quiet():
-            self.study.enqueue_trial(self._to_parameters(values), skip_if_exists=True)
+            self._kept(lambda: self._enqueue(self._to_parameters(values)))
 
     def ask(self) -> Ask:
         """See ``Proposer``."""
         with self._quiet():
-            try:
-                trial, values = self._ask()
-            except OSError as error:
-                self._leave_disk(error)
-                trial, values = self._ask()
+            trial, values = self._kept(self._ask)
         self.trials[trial.number] = trial
         return Ask(trial.number, values)
 
@@ -107,8 +109,8 @@ class OptunaProposer:
                 told = {"values": ask.values, "outcome": asdict(outcome)}
                 trial.set_user_attr("told", json.dumps(told))
                 self.study.tell(trial, outcome.ratio if outcome.measured else FAILED)
-            except OSError as error:
-                self._leave_disk(error)
+            except self.LOST as error:
+                self._go_on_in_memory(error)
 
     def known(self) -> list[tuple[dict[str, Any], Outcome]]:
         """See ``Proposer``."""
@@ -116,9 +118,10 @@ class OptunaProposer:
 
     def close(self, *, finished: bool) -> None:
         """See ``Proposer``."""
-        with self._quiet(), contextlib.suppress(OSError):
+        with self._quiet(), contextlib.suppress(*self.LOST):
             for trial in self.trials.values():
-                self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+                state = self.optuna.trial.TrialState.FAIL
+                self.study.tell(trial, state=state, skip_if_finished=True)
         self.trials.clear()
         if finished and self.journal is not None:
             with contextlib.suppress(OSError):
@@ -129,25 +132,41 @@ class OptunaProposer:
         trial = self.study.ask()
         return trial, {knob.name: self._suggest(trial, knob) for knob in self.knobs}
 
-    def _leave_disk(self, error: OSError) -> None:
-        """A full disk costs the journal and what the sampler had learned, not the search."""
-        if self.journal is None:
+    def _enqueue(self, parameters: dict[str, Any]) -> None:
+        self.study.enqueue_trial(parameters, skip_if_exists=True)
+
+    def _kept(self, work: Callable[[], T]) -> T:
+        """What came of it where the study is kept, or else in memory."""
+        try:
+            return work()
+        except self.LOST as error:
+            self._go_on_in_memory(error)
+            return work()
+
+    def _go_on_in_memory(self, error: Exception) -> None:
+        """A full disk costs the study and what the sampler had learned, not the search."""
+        place = self._leave()
+        if not place:
             raise error
-        what = error.strerror or error
+        cause = error.__cause__ or error  # Optuna wraps what a database says
+        what = getattr(cause, "strerror", None) or str(cause).strip().partition("\n")[0]
         warnings.showwarning(
-            MaskwrightWarning(f"the journal {self.journal} cannot be kept: {what}"),
-            MaskwrightWarning,
-            __file__,
-            0,
+            MaskwrightWarning(f"{place} cannot be kept: {what}"), MaskwrightWarning, __file__, 0
         )
-        self.journal = None
         self.trials.clear()
+        self.sampler = self._sampler()  # one remembers its study, and refuses another
         self.study = self._study()
 
-    def _sampler(self, seed: int) -> Any:
+    def _leave(self) -> str:
+        """From now on the study is kept in memory; where it was kept, empty if it already was there."""
+        place = "" if self.journal is None else f"the journal {self.journal}"
+        self.journal = None
+        return place
+
+    def _sampler(self) -> Any:
         make = self.optuna.samplers.TPESampler
         with self._quiet():
-            return make(n_startup_trials=_STARTUP, multivariate=True, seed=seed)
+            return make(n_startup_trials=_STARTUP, multivariate=True, seed=self.random)
 
     def _study(self) -> Any:
         storage = None
@@ -163,16 +182,18 @@ class OptunaProposer:
     def _resume(self) -> list[tuple[dict[str, Any], Outcome]]:
         """Outcomes of an earlier run; what was under way then is proposed again."""
         states = self.optuna.trial.TrialState
-        found = []
-        for trial in self.study.get_trials(deepcopy=False):
-            if trial.state == states.RUNNING:
-                self.study.tell(trial.number, state=states.FAIL)
-                if len(trial.params) == len(self.knobs):
-                    self.study.enqueue_trial(trial.params, skip_if_exists=False)
-            elif trial.state == states.COMPLETE:
-                told = _told(trial.user_attrs.get("told", ""))
-                found += [told] if told else []
-        return found
+        for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+            self.study.tell(trial.number, state=states.FAIL)
+            if len(trial.params) == len(self.knobs):
+                self.study.enqueue_trial(trial.params, skip_if_exists=False)
+        return self._outcomes()
+
+    def _outcomes(self) -> list[tuple[dict[str, Any], Outcome]]:
+        """What the study was told."""
+        done = (self.optuna.trial.TrialState.COMPLETE,)
+        trials = self.study.get_trials(deepcopy=False, states=done)
+        found = (_told(x.user_attrs.get("told", "")) for x in trials)
+        return [x for x in found if x is not None]
 
     def _suggest(self, trial: Any, knob: Knob) -> Any:
         if _powers(knob):

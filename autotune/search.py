@@ -164,10 +164,12 @@ def search(
     state.facts = device.ready()  # while the compilers are at work
     try:
         while not _over(state, clock):
+            _remember(state, proposer)
             _propose(state, proposer, compiler)
             _measure(state, device, compiler, proposer, watch, clock)
     except KeyboardInterrupt:
         state.partial, state.reason = True, "interrupted"
+    _remember(state, proposer)
     found = _finals(state, device, clock)
     proposer.close(finished=not state.partial)
     return found
@@ -175,10 +177,10 @@ def search(
 
 # -- trials -------------------------------------------------------------------------------------
 def _remember(state: State, proposer: Proposer) -> None:
-    """What a run before this one found out."""
+    """What a run before this one found out, or somebody who searches the same."""
     for values, outcome in proposer.known():
         config, _ = state.study.space.config(values, state.study.target)
-        if config is not None:
+        if config is not None and config not in state.outcomes:
             _note(state, config, outcome)
 
 

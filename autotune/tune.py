@@ -45,6 +45,7 @@ from maskwright.autotune.search import Study
 from maskwright.autotune.search import search
 from maskwright.autotune.seeds import by_cost
 from maskwright.autotune.seeds import seeds
+from maskwright.autotune.shared import Shared
 from maskwright.autotune.space import Target
 from maskwright.autotune.spares import Spares
 from maskwright.autotune.table import Table
@@ -154,7 +155,9 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         )
         journal = folder and folder / f"{space.digest}.journal"
         seed = int(start.key.digest[:8], 16)
-        proposer = proposer_of(options.sampler, space.knobs, journal, seed)
+        url = settings.current().tune_storage
+        shared = Shared(url, f"{start.key.name} {space.digest}") if url else None
+        proposer = proposer_of(options.sampler, space.knobs, journal, seed, shared)
         found = search(study, found_device, compiler, proposer, progress.watch, started=started)
         facts = found_device.ready()
         keep_wrong(job, found, folder)

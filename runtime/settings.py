@@ -77,6 +77,13 @@ class Settings:
             ", ".join(f"`{t}`" for t in get_args(TuneMode)),
         ),
     )
+    tune_storage: str = field(
+        default="",
+        metadata=_doc(
+            "Database where machines with the same GPUs share each search; a journal on disk without one.",
+            "a URL: `postgresql+psycopg://USER@HOST/DATABASE`",
+        ),
+    )
     strict: bool = field(
         default=False,
         metadata=_doc(
@@ -194,6 +201,8 @@ def _parse(name: str, value: Any, where: str) -> Any:
             return _choice(name, value, where, get_args(TuneMode))
         case "backend":
             return _choice(name, value, where, get_args(BackendName))
+        case "tune_storage":
+            return _url(name, value, where)
     return _flag(name, value, where)
 
 
@@ -201,6 +210,13 @@ def _path(value: Any, where: str) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise _refusal("cache_dir", value, where, "a path")
     return Path(os.path.expanduser(os.fspath(value))).absolute()
+
+
+def _url(name: str, value: Any, where: str) -> str:
+    text = str(value).strip()
+    if text and "://" not in text:
+        raise _refusal(name, value, where, "a URL: postgresql+psycopg://USER@HOST/DATABASE")
+    return text
 
 
 def _flag(name: str, value: Any, where: str) -> bool:
@@ -255,7 +271,7 @@ def _default_text(name: str) -> str:
         case bool() as flag:
             return f"`{int(flag)}`"
         case str() as text:
-            return f"`{text}`"
+            return f"`{text}`" if text else "none"
         case frozenset():
             return "none"
     return "see values"

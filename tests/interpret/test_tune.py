@@ -19,6 +19,7 @@ from maskwright.autotune import tune
 from maskwright.autotune.bench import Bench
 from maskwright.autotune.job import Job
 from maskwright.autotune.runner import poisoned
+from maskwright.autotune.shared import SharedProposer
 from maskwright.autotune.truth import Setting
 from maskwright.autotune.truth import lse_error
 from maskwright.autotune.truth import row_error
@@ -73,6 +74,22 @@ def test_a_search_is_found_by_the_next_call(tmp_path, capsys):
     again = tune.tune(MASK, ask.budget_of(), options, **SIZES, backend="interpret")
     assert (again.config, again.reason) == (found.config, "found, not searched")
     json.dumps(found.to_dict())
+
+
+def test_a_search_goes_on_where_another_machine_was_cut_short(tmp_path, monkeypatch):
+    """The database is theirs, the folder of the study is not."""
+    monkeypatch.setenv("MASKWRIGHT_TUNE_STORAGE", f"sqlite:///{tmp_path / 'studies.db'}")
+    options, key = {"budget": 30.0, "backend": "interpret"} | SIZES, []
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedProposer, "close", lambda self, finished: key.append(self.shared))
+        mw.tune(MASK, trials=3, **options)
+    monkeypatch.setenv("MASKWRIGHT_CACHE_DIR", str(tmp_path / "other"))
+    assert len(SharedProposer((), key[0], 0).known()) == 3
+    found = mw.tune(MASK, trials=2, **options)
+    assert found.tried == 2
+    assert key[0].name.startswith(found.entry.key.name)
+    assert not list(found.folder.glob("*.journal"))
+    assert SharedProposer((), key[0], 0).known() == []  # that one is finished
 
 
 @pytest.mark.parametrize(
