@@ -66,7 +66,7 @@ def proposer_of(
     """
     match sampler:
         case "tpe" if shared is not None:
-            return SharedProposer(knobs, shared, seed)
+            return SharedProposer(knobs, shared)
         case "tpe":
             return OptunaProposer(knobs, journal, seed)
         case "random":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,18 @@ from maskwright.runtime import settings
 
 
 @contextlib.contextmanager
-def study_folder(key: Key) -> Iterator[Path | None]:
+def study_folder(key: Key, *, shared: bool = False) -> Iterator[Path | None]:
     """Where a study is kept, with a lock on it; None where nothing can be written.
+
+    Args:
+        shared: others work on it, too, maybe in the same directory: a folder for this process alone.
 
     Raises:
         BusyError: another process tunes the same.
     """
     folder = store.root(settings.current().cache_dir) / "studies" / key.name
+    if shared:
+        folder /= f"{socket.gethostname()}-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")

@@ -74,9 +74,10 @@ class OptunaProposer:
     def __init__(self, knobs: tuple[Knob, ...], journal: Path | None, seed: int) -> None:
         self.knobs, self.journal = knobs, journal
         self.optuna = _optuna()
-        self.random = seed
+        self.start = seed
         self.sampler = self._sampler()
         self.trials: dict[int, Any] = {}
+        self.asked = 0  # Optuna's own numbers begin anew where a study does
         self.resumed: list[tuple[dict[str, Any], Outcome]] = []
         with self._quiet():
             try:
@@ -94,8 +95,9 @@ class OptunaProposer:
         """See ``Proposer``."""
         with self._quiet():
             trial, values = self._kept(self._ask)
-        self.trials[trial.number] = trial
-        return Ask(trial.number, values)
+        self.asked += 1
+        self.trials[self.asked] = trial
+        return Ask(self.asked, values)
 
     def tell(self, ask: Ask, outcome: Outcome, *, spills: bool = False) -> None:
         """See ``Proposer``."""
@@ -166,7 +168,7 @@ class OptunaProposer:
     def _sampler(self) -> Any:
         make = self.optuna.samplers.TPESampler
         with self._quiet():
-            return make(n_startup_trials=_STARTUP, multivariate=True, seed=self.random)
+            return make(n_startup_trials=_STARTUP, multivariate=True, seed=self.start)
 
     def _study(self) -> Any:
         storage = None

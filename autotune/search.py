@@ -253,6 +253,8 @@ def _measure(
             return
         outcome = _outcome(state, device, config, build)
         state.tried += 1
+        if not outcome.measured:
+            state.events[outcome.status] += 1
         _note(state, config, outcome)
         for ask in state.asked.pop(config):
             proposer.tell(ask, outcome, spills=build.stack > _SPILLS)
@@ -288,8 +290,6 @@ def _outcome(state: State, device: Device, config: AnyConfig, build: Build) -> O
 
 def _note(state: State, config: AnyConfig, outcome: Outcome) -> None:
     state.outcomes[config] = outcome
-    if not outcome.measured:
-        state.events[outcome.status] += 1
     state.since_gain += 1
     if outcome.status == "ok" and outcome.ratio < state.best:
         if outcome.ratio < state.best * (1 - _GAIN):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
+import random
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from maskwright.dsl.errors import TuningError
 
 # Seconds without a sign of life. A candidate may take minutes, if the GPU's process hangs in it.
 GRACE = 300
+_BEATS = 20  # signs of life in that time
 _RETRIES = 1  # of a candidate whose machine was lost: it may be guilty
 _FINISHED = "finished"
 _TRIES, _PAUSE = 5, 0.5  # machines that start together all create the tables
@@ -57,14 +60,12 @@ class SharedProposer(OptunaProposer):
         TuningError: Optuna is missing or too old, or the database cannot be used.
     """
 
-    def __init__(self, knobs: tuple[Knob, ...], shared: Shared, seed: int) -> None:
-        from optuna.exceptions import StorageInternalError
-        from sqlalchemy.exc import SQLAlchemyError
-
-        self.LOST = (OSError, SQLAlchemyError, StorageInternalError)
+    def __init__(self, knobs: tuple[Knob, ...], shared: Shared) -> None:
         self.shared: Shared | None = shared
         self.storage: Any = None
-        super().__init__(knobs, None, seed)
+        self.beaten = -math.inf
+        # With one seed for all, every machine would begin with the same proposals.
+        super().__init__(knobs, None, random.SystemRandom().randrange(1 << 31))
 
     def tell(self, ask: Ask, outcome: Outcome, *, spills: bool = False) -> None:
         """See ``Proposer``."""
@@ -89,6 +90,7 @@ class SharedProposer(OptunaProposer):
     def _study(self) -> Any:
         if self.shared is None:
             return super()._study()
+        self.LOST = (OSError, self.optuna.exceptions.StorageInternalError, *_of_databases())
         self.storage = self._connect(self.shared)
         studies = (self._open(f"{self.shared.name} {number}") for number in itertools.count(1))
         return next(x for x in studies if _FINISHED not in x.user_attrs)
@@ -108,7 +110,7 @@ class SharedProposer(OptunaProposer):
             return storages.RDBStorage(
                 shared.url,
                 engine_kwargs={"pool_pre_ping": True},
-                heartbeat_interval=max(1, shared.grace // 5),
+                heartbeat_interval=max(1, shared.grace // _BEATS),
                 grace_period=shared.grace,
                 heartbeat_stale_trial_callback=storages.RetryHeartbeatStaleTrialCallback(_RETRIES),
             )
@@ -130,15 +132,24 @@ class SharedProposer(OptunaProposer):
 
     def _beat(self) -> None:
         """A sign of life; and whoever gave none is not waited for."""
-        if self.storage is not None:
-            for trial in self.trials.values():
-                self.storage.record_heartbeat(trial._trial_id)
-            self.optuna.storages.fail_stale_trials(self.study)
+        now = time.monotonic()
+        if self.shared is None or now - self.beaten < self.shared.grace / _BEATS:
+            return
+        self.beaten = now
+        for trial in self.trials.values():
+            self.storage.record_heartbeat(trial._trial_id)
+        self.optuna.storages.fail_stale_trials(self.study)
 
     def _leave(self) -> str:
         place = "" if self.shared is None else self.shared.place
         self.shared = self.storage = None
         return place
+
+
+def _of_databases() -> tuple[type[Exception], ...]:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (SQLAlchemyError,)
 
 
 def _unusable(shared: Shared, error: Exception) -> TuningError:

@@ -137,7 +137,8 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         kept = None if options.again else _kept(start.key)
         if kept is not None:
             return tuned_from(kept, start.default)
-        folder = stack.enter_context(study_folder(start.key))
+        url = settings.current().tune_storage
+        folder = stack.enter_context(study_folder(start.key, shared=bool(url)))
         progress.log = folder and folder / "trials.jsonl"
         target = Target(start.key, Limits.of(job.mask_node, job.score_node))
         space = Flat.of(job)
@@ -155,7 +156,6 @@ def tune_job(job: Job, budget: Budget, options: Options, device: Device | None =
         )
         journal = folder and folder / f"{space.digest}.journal"
         seed = int(start.key.digest[:8], 16)
-        url = settings.current().tune_storage
         shared = Shared(url, f"{start.key.name} {space.digest}") if url else None
         proposer = proposer_of(options.sampler, space.knobs, journal, seed, shared)
         found = search(study, found_device, compiler, proposer, progress.watch, started=started)

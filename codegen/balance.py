@@ -7,6 +7,7 @@ backwards over the programs; with a counter, the next one goes to whoever is fre
 from __future__ import annotations
 
 import heapq
+import math
 import statistics
 from collections.abc import Iterable
 from functools import lru_cache
@@ -49,7 +50,7 @@ def wants_counter(mask: n.Node, config: GluonConfig, head_dim: int, value_dim: i
     heads = next((len(x) for x in kinds if isinstance(x, tuple)), _HEADS)
     ratios: list[float] = []
     for kv_len, group in _CALLS:
-        call = Call(kv_len, kv_len, 0, 1, heads, max(1, heads // group), {})
+        call = Call(kv_len, kv_len, 0, 1, heads, heads // math.gcd(heads, group), {})
         env = call.env(tile, np.arange(call.q_tiles(tile)))
         costs = count(schedule.full, env) + _PARTIAL * count(schedule.partial, env) + _ITEM
         costs = np.broadcast_to(costs, (1, heads, call.q_tiles(tile)))[0]

@@ -84,12 +84,12 @@ def test_a_search_goes_on_where_another_machine_was_cut_short(tmp_path, monkeypa
         patch.setattr(SharedProposer, "close", lambda self, finished: key.append(self.shared))
         mw.tune(MASK, trials=3, **options)
     monkeypatch.setenv("MASKWRIGHT_CACHE_DIR", str(tmp_path / "other"))
-    assert len(SharedProposer((), key[0], 0).known()) == 3
+    assert len(SharedProposer((), key[0]).known()) == 3
     found = mw.tune(MASK, trials=2, **options)
     assert found.tried == 2
     assert key[0].name.startswith(found.entry.key.name)
     assert not list(found.folder.glob("*.journal"))
-    assert SharedProposer((), key[0], 0).known() == []  # that one is finished
+    assert SharedProposer((), key[0]).known() == []  # that one is finished
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ warnings.showwarning = lambda message, *rest: print("warning", message, flush=Tr
 table = Table.read(Path(path))
 space, target = Flat("forward", "triton"), Target(table.key, Limits())
 study = Study(space, target, table.config(table.default), (), Budget(1e9, trials))
-proposer = SharedProposer(space.knobs, Shared(url, "a search", grace), seed)
+proposer = SharedProposer(space.knobs, Shared(url, "a search", grace))
 
 def watch(state, config, outcome):
     print("trial", len(state.outcomes), config_key(config), flush=True)
@@ -157,9 +157,9 @@ def test_a_server_that_goes_away_costs_the_study_only(drive, server):
 def test_a_connection_that_was_cut_is_made_anew(server):
     """The server was down between two questions, and nobody noticed."""
     knobs = (Knob("block", (16, 32, 64, 128), ""),)
-    proposer = SharedProposer(knobs, Shared(server.url, "a search"), 0)
+    proposer = SharedProposer(knobs, Shared(server.url, "a search"))
     proposer.tell(proposer.ask(), Outcome("ok", 1.0, 0.9))
     server.stop()
     server.start()
     proposer.tell(proposer.ask(), Outcome("ok", 1.0, 0.8))
-    assert len(SharedProposer(knobs, Shared(server.url, "a search"), 1).known()) == 2
+    assert len(SharedProposer(knobs, Shared(server.url, "a search")).known()) == 2

@@ -20,8 +20,9 @@ KNOBS = (
     Knob("block", (16, 32, 64, 128), ""),
     Knob("stages", (1, 2, 3), ""),
     Knob("loads", ("pointer", "descriptor"), ""),
+    Knob("number", tuple(range(1, 10001)), "so that nothing is proposed twice by chance"),
 )
-POINT = {"block": 64, "stages": 2, "loads": "descriptor"}
+POINT = {"block": 64, "stages": 2, "loads": "descriptor", "number": 77}
 GOOD = Outcome("ok", 1.0, 0.9)
 
 
@@ -48,6 +49,12 @@ def test_each_hears_what_the_others_were_told(join):
     assert stranger.known() == []
 
 
+def test_machines_do_not_begin_with_the_same_proposals(join):
+    one, other = join(), join()
+    first, second = ([x.ask().values for _ in range(8)] for x in (one, other))
+    assert first != second
+
+
 def test_what_the_lost_had_under_way_is_proposed_to_others_once(join):
     lost, other = join(grace=1), join(grace=1)
     lost.seed(POINT)
@@ -62,10 +69,10 @@ def test_what_the_lost_had_under_way_is_proposed_to_others_once(join):
 
 
 def test_a_sign_of_life_keeps_what_is_under_way(join):
-    slow, other = join(grace=2), join(grace=2)
+    slow, other = join(grace=5), join(grace=5)
     slow.seed(POINT)
     ask = slow.ask()
-    for _ in range(6):
+    for _ in range(13):
         time.sleep(0.5)
         slow.known()
     assert other.known() == []
@@ -93,11 +100,12 @@ def test_a_database_that_is_lost_costs_the_study_only(join, tmp_path):
     path.write_bytes(b"no database" * path.stat().st_size)
     with pytest.warns(MaskwrightWarning, match=r"studies.db cannot be kept: .*database"):
         again = proposer.ask()
-    proposer.tell(under_way, GOOD)
     for _ in range(20):
         proposer.tell(again, GOOD)
         again = proposer.ask()
     assert len(proposer.known()) == 20  # from now on in memory
+    proposer.tell(under_way, GOOD)  # of the study that is lost; nobody else is meant
+    assert len(proposer.known()) == 20
     proposer.close(finished=True)
 
 
@@ -106,7 +114,7 @@ def test_a_database_that_cannot_be_used(tmp_path, monkeypatch):
     url = "postgresql+nodriver://me:secret@nowhere/tune"
     for text in (url, f"sqlite:///{tmp_path / 'no' / 'folder' / 'x.db'}"):
         with pytest.raises(TuningError, match="cannot be used") as caught:
-            SharedProposer(KNOBS, Shared(text, "a search"), 0)
+            SharedProposer(KNOBS, Shared(text, "a search"))
         assert "secret" not in str(caught.value)
         assert "maskwright[farm]" in str(caught.value)
 
