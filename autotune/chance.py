@@ -69,6 +69,8 @@ def proposer_of(
             return SharedProposer(knobs, shared)
         case "tpe":
             return OptunaProposer(knobs, journal, seed)
+        case "random" if shared is not None:
+            raise TuningError("a random search is not shared", fix="unset MASKWRIGHT_TUNE_STORAGE")
         case "random":
             return ChanceProposer(knobs, seed)
     raise TuningError(f"no sampler {sampler!r}", fix=f"one of {', '.join(SAMPLERS)}")

@@ -34,7 +34,7 @@ from maskwright.dsl import nodes as n
 _STEP, _LATENCY = 550.0, 750.0
 # Registers of a thread beside its tiles, and what each missing one costs.
 _OTHERS, _PER_SPILL = 44, 0.03
-# With tiles of 128 queries, by registers: more are not always better, in any mask that was recorded;
+# With tiles of 128 queries, by registers, means of recorded times: more are not always better, since
 # ptxas spills more with 224 than with 208.
 _OF_ROWS = {160: 1.92, 184: 1.37, 208: 1.02, 224: 1.61, 232: 1.32, 240: 1.0}
 _ITEMSIZE = 2

@@ -110,7 +110,8 @@ class OptunaProposer:
                 trial.set_constraint("spills", 1.0 if spills else 0.0)
                 told = {"values": ask.values, "outcome": asdict(outcome)}
                 trial.set_user_attr("told", json.dumps(told))
-                self.study.tell(trial, outcome.ratio if outcome.measured else FAILED)
+                value = outcome.ratio if outcome.measured else FAILED
+                self.study.tell(trial, value, skip_if_finished=True)
             except self.LOST as error:
                 self._go_on_in_memory(error)
 
@@ -120,10 +121,10 @@ class OptunaProposer:
 
     def close(self, *, finished: bool) -> None:
         """See ``Proposer``."""
-        with self._quiet(), contextlib.suppress(*self.LOST):
+        with self._quiet():
             for trial in self.trials.values():
-                state = self.optuna.trial.TrialState.FAIL
-                self.study.tell(trial, state=state, skip_if_finished=True)
+                with contextlib.suppress(*self.LOST):
+                    self._drop(trial)
         self.trials.clear()
         if finished and self.journal is not None:
             with contextlib.suppress(OSError):
@@ -132,7 +133,16 @@ class OptunaProposer:
     # -- Optuna ---------------------------------------------------------------------------------
     def _ask(self) -> tuple[Any, dict[str, Any]]:
         trial = self.study.ask()
+        self._begun(trial)
         return trial, {knob.name: self._suggest(trial, knob) for knob in self.knobs}
+
+    def _begun(self, trial: Any) -> None:
+        """It was asked for, and has no values yet."""
+
+    def _drop(self, trial: Any) -> None:
+        """It is not tried any more."""
+        state = self.optuna.trial.TrialState.FAIL
+        self.study.tell(trial, state=state, skip_if_finished=True)
 
     def _enqueue(self, parameters: dict[str, Any]) -> None:
         self.study.enqueue_trial(parameters, skip_if_exists=True)

@@ -251,11 +251,13 @@ def _measure(
         state.builds[config] = build
         if state.outcomes and _over(state, clock):
             return
-        outcome = _outcome(state, device, config, build)
-        state.tried += 1
-        if not outcome.measured:
-            state.events[outcome.status] += 1
-        _note(state, config, outcome)
+        outcome = state.outcomes.get(config)  # somebody else may have been faster
+        if outcome is None:
+            outcome = _outcome(state, device, config, build)
+            state.tried += 1
+            if not outcome.measured:
+                state.events[outcome.status] += 1
+            _note(state, config, outcome)
         for ask in state.asked.pop(config):
             proposer.tell(ask, outcome, spills=build.stack > _SPILLS)
         watch(state, config, outcome)

@@ -26,7 +26,20 @@ GRACE = 300
 _BEATS = 20  # signs of life in that time
 _RETRIES = 1  # of a candidate whose machine was lost: it may be guilty
 _FINISHED = "finished"
-_TRIES, _PAUSE = 5, 0.5  # machines that start together all create the tables
+_TRIES, _PAUSE = 3, 1.0  # machines that start together all create the tables
+# Of PostgreSQL: a server that is out of reach must not hold up a search.
+_LIMITS = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15000,
+    "options": "-c statement_timeout=15000 -c lock_timeout=10000",
+}
+_FIX = (
+    "pip install 'maskwright[farm]'; "
+    "MASKWRIGHT_TUNE_STORAGE=postgresql+psycopg://USER@HOST/DATABASE"
+)
 
 
 @dataclass(frozen=True)
@@ -44,11 +57,31 @@ class Shared:
     grace: int = GRACE
 
     @property
+    def parsed(self) -> Any:
+        """The URL.
+
+        Raises:
+            TuningError: it is none; its text is not told, it may hold a password.
+        """
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            return make_url(self.url)
+        except (ValueError, SQLAlchemyError):
+            raise TuningError("MASKWRIGHT_TUNE_STORAGE is no URL", fix=_FIX) from None
+
+    @property
     def place(self) -> str:
         """For people: without a password."""
-        from sqlalchemy.engine import make_url
+        return f"the database {self.parsed.render_as_string(hide_password=True)}"
 
-        return f"the database {make_url(self.url).render_as_string(hide_password=True)}"
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Seconds, of what waits for the server; what the URL says itself counts."""
+        url = self.parsed
+        known = url.drivername in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
+        return {x: y for x, y in _LIMITS.items() if x not in url.query} if known else {}
 
 
 class SharedProposer(OptunaProposer):
@@ -60,15 +93,18 @@ class SharedProposer(OptunaProposer):
         TuningError: Optuna is missing or too old, or the database cannot be used.
     """
 
-    def __init__(self, knobs: tuple[Knob, ...], shared: Shared) -> None:
+    def __init__(self, knobs: tuple[Knob, ...], shared: Shared, seed: int | None = None) -> None:
         self.shared: Shared | None = shared
         self.storage: Any = None
         self.beaten = -math.inf
         # With one seed for all, every machine would begin with the same proposals.
-        super().__init__(knobs, None, random.SystemRandom().randrange(1 << 31))
+        own = random.SystemRandom().randrange(1 << 31) if seed is None else seed
+        super().__init__(knobs, None, own)
 
     def tell(self, ask: Ask, outcome: Outcome, *, spills: bool = False) -> None:
         """See ``Proposer``."""
+        with self._quiet():
+            self._kept(self._beat)
         # Who was silent for too long has lost the candidate: somebody else tries it.
         with contextlib.suppress(self.optuna.exceptions.UpdateFinishedTrialError):
             super().tell(ask, outcome, spills=spills)
@@ -109,7 +145,7 @@ class SharedProposer(OptunaProposer):
         try:
             return storages.RDBStorage(
                 shared.url,
-                engine_kwargs={"pool_pre_ping": True},
+                engine_kwargs={"pool_pre_ping": True, "connect_args": shared.limits},
                 heartbeat_interval=max(1, shared.grace // _BEATS),
                 grace_period=shared.grace,
                 heartbeat_stale_trial_callback=storages.RetryHeartbeatStaleTrialCallback(_RETRIES),
@@ -122,13 +158,18 @@ class SharedProposer(OptunaProposer):
         time.sleep(_PAUSE)
         return self._connect(shared, tries - 1)
 
-    def _ask(self) -> tuple[Any, dict[str, Any]]:
-        if self.storage is None:
-            return super()._ask()
-        trial, values = super()._ask()
-        # Optuna's own loop keeps a thread for this; nobody who asks and is told has one.
-        self.storage.record_heartbeat(trial._trial_id)
-        return trial, values
+    def _begun(self, trial: Any) -> None:
+        # Optuna's own loop keeps a thread for this; nobody who asks and is told has one. A trial
+        # without a first sign is never missed.
+        if self.storage is not None:
+            self.storage.record_heartbeat(trial._trial_id)
+
+    def _drop(self, trial: Any) -> None:
+        """Others may try it."""
+        with contextlib.suppress(self.optuna.exceptions.UpdateFinishedTrialError):
+            super()._drop(trial)
+            if self.storage is not None:
+                self.study.enqueue_trial(trial.params, skip_if_exists=False)
 
     def _beat(self) -> None:
         """A sign of life; and whoever gave none is not waited for."""
@@ -154,8 +195,4 @@ def _of_databases() -> tuple[type[Exception], ...]:
 
 def _unusable(shared: Shared, error: Exception) -> TuningError:
     text = str(error).strip().partition("\n")[0]
-    return TuningError(
-        f"{shared.place} cannot be used: {text}",
-        fix="pip install 'maskwright[farm]'; "
-        "MASKWRIGHT_TUNE_STORAGE=postgresql+psycopg://USER@HOST/DATABASE",
-    )
+    return TuningError(f"{shared.place} cannot be used: {text}", fix=_FIX)

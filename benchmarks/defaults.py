@@ -31,6 +31,7 @@ from maskwright.autotune.compile_pool import CompilePool
 from maskwright.autotune.compile_pool import workers_of_this_machine
 from maskwright.autotune.gpu_device import GpuDevice
 from maskwright.autotune.spares import Spares
+from maskwright.dsl.errors import TuningError
 from maskwright.patterns import catalog
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ class Processes:
             for x in found
             if not x.measured
         }
+        if DEFAULT in failed:
+            raise TuningError(f"the default is {failed[DEFAULT]}")
         good = {name: x for name, x in configs.items() if name not in failed}
         races = [x.race(list(good.values()), rounds).rounds for x in self.devices]
         return entries_of(list(good), races) | failed

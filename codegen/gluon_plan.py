@@ -60,6 +60,7 @@ def gluon_request(
         return request, reason
     if config is None and chosen.block_n > LARGEST_FOR_PAIRS and works_for_pairs(request):
         chosen = replace(chosen, block_n=LARGEST_FOR_PAIRS, stages=3)
+        chosen = _counted(mask, chosen, head_dim, value_dim)
         request = replace(request, config=chosen)
     return request, _unfit_mask(request, chosen)
 
@@ -70,7 +71,12 @@ def _default(mask: n.Node, head_dim: int, value_dim: int) -> GluonConfig:
     uneven, lists = mask is not n.Const(value=True), sources_of(mask) is not None
     found = granule(mask)
     made = default_gluon(head_dim, value_dim, granule=found, uneven=uneven, lists=lists)
-    return replace(made, counter=uneven and wants_counter(mask, made, head_dim, value_dim))
+    return _counted(mask, made, head_dim, value_dim)
+
+
+def _counted(mask: n.Node, made: GluonConfig, head_dim: int, value_dim: int) -> GluonConfig:
+    counter = made.persistent and wants_counter(mask, made, head_dim, value_dim)
+    return replace(made, counter=counter)
 
 
 @lru_cache(maxsize=1024)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -16,33 +18,41 @@ from maskwright.patterns import catalog
 PERSISTENT = GluonConfig(persistent=True)
 
 
-def item_of(number, tiles, heads, section):
-    """(head, tile of queries) as the template computes it."""
-    sections = heads // section
-    which, place = divmod(number, section * tiles)
-    tile = place // section
-    if (sections - which) % 2:
-        tile = tiles - 1 - tile
-    return which * section + place % section, tile
+LINES = "\n".join(
+    line.strip()
+    for line in mw.source(mw.patterns.causal(), backend="gluon").splitlines()
+    if line.strip().startswith(("item = lap", "section_id =", "place =", "tile_m =", "head = sec"))
+)
+
+
+class Gl:
+    """What the lines of the kernel need."""
+
+    where = staticmethod(lambda condition, yes, no: yes if condition else no)
+
+
+def item_of(lap, program, programs, tiles, heads, section):
+    """(number, head, tile of queries) by the lines of the generated kernel, the consumer's first."""
+    names = {"lap": lap, "program": program, "programs": programs, "tiles": tiles}
+    names |= {"section": section, "sections": heads // section, "gl": Gl}
+    exec(LINES[: LINES.index("\n", LINES.index("head = ")) + 1], names)
+    return names["item"], names["head"], names["tile_m"]
 
 
 @pytest.mark.parametrize("section", [2, 3, 6])
 def test_the_order_is_that_of_the_kernel(section):
-    costs = np.arange(6.0 * 5).reshape(6, 5)
-    expected = [costs[item_of(x, 5, 6, section)] for x in range(30)]
-    assert balance.in_order(costs, section).tolist() == expected
-
-
-def test_laps_turn():
-    """Of ten items and three programs, the first gets 0, 5, 6; the last 2, 3, 8."""
-    items = np.zeros(10)
-    for own, others in (((0, 5, 6), (1,)), ((1, 4, 7), (0,)), ((2, 3, 8, 9), (0,))):
-        items[:] = 0
-        items[list(own)] = 1
-        assert balance.in_turn(items, 3) == len(own)
-        items[:] = 0
-        items[list(own[:1]) + list(others)] = 1
-        assert balance.in_turn(items, 3) == 1
+    costs = np.random.default_rng(section).random((6, 5))
+    programs, laps = 4, 8  # 30 items: the last lap has two
+    own = np.zeros(programs)
+    order = {}
+    for lap, program in itertools.product(range(laps), range(programs)):
+        number, head, tile = item_of(lap, program, programs, 5, 6, section)
+        if number < 30:
+            order[number] = costs[head, tile]
+            own[program] += order[number]
+    items = balance.in_order(costs, section)
+    assert items.tolist() == [order[x] for x in range(30)]
+    assert balance.in_turn(items, programs) == pytest.approx(own.max())
 
 
 def test_as_free():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from benchmarks import defaults
 from benchmarks import report
+from maskwright.autotune.outcome import Outcome
 from maskwright.codegen.gluon import GluonConfig
+from maskwright.dsl.errors import TuningError
 
 FACTS = dict.fromkeys(("gpu", "driver", "torch", "triton", "maskwright"), "?")
 
@@ -29,6 +32,15 @@ def test_ratios_are_taken_in_each_round():
     assert found["other"]["ratios"] == [2.0, 1.5]
     assert found["other"]["ratio"] == 1.75
     assert found["other"]["ms"] == pytest.approx((4.2 + 15.0) / 2)
+
+
+def test_without_the_default_there_is_nothing_to_compare_with():
+    class Wrong:
+        def measure(self, config, best):
+            return Outcome("wrong", message="row 7")
+
+    with ThreadPoolExecutor(1) as threads, pytest.raises(TuningError, match="row 7"):
+        defaults.Processes([Wrong()], threads).compare({"default": GluonConfig()}, 3)
 
 
 def test_a_run_in_the_interpreter(tmp_path):

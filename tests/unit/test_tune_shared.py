@@ -85,7 +85,9 @@ def test_a_finished_study_is_not_joined(join):
     one, other = join(), join()
     one.tell(one.ask(), GOOD)
     one.ask()
-    one.close(finished=False)  # interrupted: others go on
+    under_way = one.ask()
+    one.close(finished=False)  # interrupted: others go on, and with what it had under way
+    assert under_way.values in [other.ask().values for _ in range(2)]
     assert len(join().known()) == 1
     other.close(finished=True)
     assert join().known() == []
@@ -112,11 +114,52 @@ def test_a_database_that_is_lost_costs_the_study_only(join, tmp_path):
 def test_a_database_that_cannot_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr(shared_study, "_PAUSE", 0.0)
     url = "postgresql+nodriver://me:secret@nowhere/tune"
-    for text in (url, f"sqlite:///{tmp_path / 'no' / 'folder' / 'x.db'}"):
-        with pytest.raises(TuningError, match="cannot be used") as caught:
+    bad = ["postgresql+psycopg://me:secret@host:port/x", "postgresql://me:secret@[::1/x", "://x"]
+    for text in (url, f"sqlite:///{tmp_path / 'no' / 'folder' / 'x.db'}", *bad):
+        with pytest.raises(
+            TuningError, match="no URL" if text in bad else "cannot be used"
+        ) as caught:
             SharedProposer(KNOBS, Shared(text, "a search"))
         assert "secret" not in str(caught.value)
         assert "maskwright[farm]" in str(caught.value)
+
+
+def test_a_machine_that_dies_before_it_has_values(join):
+    """Optuna never misses a trial that gave no sign of life at all."""
+    lost, other = join(grace=1), join(grace=1)
+    lost.seed(POINT)
+    lost._suggest = None  # the end
+    with pytest.raises(TypeError):
+        lost.ask()
+    time.sleep(2.1)
+    other.known()
+    assert other.ask().values == POINT
+
+
+def test_what_was_given_to_others_meanwhile(join, monkeypatch):
+    """Between two steps of telling."""
+    one, other = join(), join()
+    ask = one.ask()
+    trial = one.trials[ask.number]
+
+    def late(name, value):
+        other.study.tell(trial.number, state=other.optuna.trial.TrialState.FAIL)
+
+    monkeypatch.setattr(trial, "set_user_attr", late)
+    one.tell(ask, GOOD)
+    assert one.known() == []
+
+
+def test_servers_out_of_reach_are_not_waited_for():
+    limits = Shared("postgresql+psycopg://me@host/x?connect_timeout=3", "").limits
+    assert "connect_timeout" not in limits
+    assert "statement_timeout" in limits["options"]
+    assert Shared("sqlite:///x.db", "").limits == {}
+
+
+def test_a_random_search_is_not_shared():
+    with pytest.raises(TuningError, match="not shared"):
+        proposer_of("random", KNOBS, None, 0, Shared("sqlite:///x.db", ""))
 
 
 def test_the_setting(monkeypatch):
