@@ -8,6 +8,8 @@ NEWEST := $(CURDIR)/build/triton-newest
 TESTS  ?=
 # Import from the checkout, with or without an editable install.
 export PYTHONPATH := $(CURDIR)
+# Tests run side by side: threads of their own would only wait for each other.
+export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format golden docs bench compile-newest clean

@@ -102,7 +102,7 @@ class OptunaProposer:
     def tell(self, ask: Ask, outcome: Outcome, *, spills: bool = False) -> None:
         """See ``Proposer``."""
         trial = self.trials.pop(ask.number, None)
-        if trial is None:  # asked before the disk was full
+        if trial is None:  # of a study that was lost since
             return
         with self._quiet():
             try:
@@ -156,7 +156,7 @@ class OptunaProposer:
             return work()
 
     def _go_on_in_memory(self, error: Exception) -> None:
-        """A full disk costs the study and what the sampler had learned, not the search."""
+        """A disk that is full, or a database that is gone, costs what the sampler had learned only."""
         place = self._leave()
         if not place:
             raise error

@@ -13,8 +13,8 @@ from maskwright.runtime.fuzz import failure_of
 from maskwright.runtime.fuzz_checks import SCHEDULE_CHECKS
 
 SEED = 20
-SCHEDULE_CHUNKS, SCHEDULE_CASES = 16, 25  # 400 masks
-KERNEL_CHUNKS, KERNEL_CASES = 12, 5  # 60 masks
+SCHEDULE_CHUNKS, SCHEDULE_CASES = 24, 25  # 600 masks
+KERNEL_CHUNKS, KERNEL_CASES = 16, 5  # 80 masks
 
 
 @pytest.mark.parametrize("chunk", range(SCHEDULE_CHUNKS))
