@@ -8,8 +8,6 @@ NEWEST := $(CURDIR)/build/triton-newest
 TESTS  ?=
 # Import from the checkout, with or without an editable install.
 export PYTHONPATH := $(CURDIR)
-# Tests run side by side: threads of their own would only wait for each other.
-export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format golden docs bench compile-newest clean
@@ -23,6 +21,9 @@ $(READY): pyproject.toml tools/bootstrap.py
 
 demo: $(READY)  ## four masks from expression to checked kernels; leaves demo_out/
 	@$(PY) -m maskwright demo
+
+# Tests run side by side: threads of their own would only wait for each other.
+test compile-newest: export OMP_NUM_THREADS ?= 1
 
 test: lint  ## lint, types, then all tests
 	$(PY) -m pytest -n 2 $(TESTS)

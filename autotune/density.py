@@ -13,7 +13,7 @@ from maskwright.codegen.schedule import derive
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
 from maskwright.codegen.walk import Ints
-from maskwright.codegen.walk import count
+from maskwright.codegen.walk import counted
 from maskwright.dsl import nodes as n
 
 _TILE = TileShape(128, 64)  # the class must not depend on the configuration that is looked for
@@ -51,13 +51,7 @@ def tiles(mask: n.Node, call: Call, tile: TileShape) -> Tiles | None:
     schedule = _derived(mask, tile)
     if not schedule.closed:
         return None
-    env = call.env(tile, np.arange(call.q_tiles(tile)))
-    shape = (env["b"].shape[0], env["h"].shape[1], env["q_first"].shape[-1])
-    full, partial = (
-        np.broadcast_to(count(segments, env), shape)
-        for segments in (schedule.full, schedule.partial)
-    )
-    return Tiles(full, partial, call.kv_tiles(tile))
+    return Tiles(*counted(schedule, call, tile), call.kv_tiles(tile))
 
 
 @lru_cache(maxsize=512)

@@ -16,7 +16,7 @@ from maskwright.codegen.balance import as_free
 from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
-from maskwright.codegen.walk import count
+from maskwright.codegen.walk import counted
 
 if TYPE_CHECKING:
     import maskwright as mw
@@ -34,10 +34,8 @@ def program_costs(
     shape = TileShape(*tile)
     schedule = schedule_of(mask.node, shape)
     call = Call(seq, seq, 0, 1, heads, kv_heads, {})
-    tiles = np.arange(call.q_tiles(shape))
-    env = call.env(shape, tiles)
-    found = count(schedule.full, env) + count(schedule.partial, env)
-    return np.asarray(np.broadcast_to(found, (1, heads, len(tiles)))[0])
+    full, partial = counted(schedule, call, shape)
+    return np.asarray((full + partial)[0])
 
 
 def launched(costs: Costs) -> list[int]:

@@ -19,7 +19,7 @@ from maskwright.codegen.gluon import GluonConfig
 from maskwright.codegen.listed import schedule_of
 from maskwright.codegen.tile import TileShape
 from maskwright.codegen.walk import Call
-from maskwright.codegen.walk import count
+from maskwright.codegen.walk import counted
 from maskwright.dsl import nodes as n
 
 Costs = npt.NDArray[np.float64]
@@ -51,10 +51,9 @@ def wants_counter(mask: n.Node, config: GluonConfig, head_dim: int, value_dim: i
     ratios: list[float] = []
     for kv_len, group in _CALLS:
         call = Call(kv_len, kv_len, 0, 1, heads, heads // math.gcd(heads, group), {})
-        env = call.env(tile, np.arange(call.q_tiles(tile)))
-        costs = count(schedule.full, env) + _PARTIAL * count(schedule.partial, env) + _ITEM
-        costs = np.broadcast_to(costs, (1, heads, call.q_tiles(tile)))[0]
-        items = in_order(costs, section(call, config, head_dim + value_dim))
+        full, partial = counted(schedule, call, tile)
+        costs = full + _PARTIAL * partial + _ITEM
+        items = in_order(costs[0], section(call, config, head_dim + value_dim))
         ratios.append(as_free(items) / in_turn(items))
         if ratios[0] > _WORTH:
             return False

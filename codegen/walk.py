@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from maskwright.codegen.schedule import Schedule
 from maskwright.codegen.schedule import Segment
 from maskwright.codegen.tile import TileShape
 from maskwright.dsl.evaluate import evaluate
@@ -74,6 +75,16 @@ def count(segments: tuple[Segment, ...], env: Mapping[str, Any]) -> Ints:
         args = (origin, segment.period.period, width)
         total = total + np.maximum(_before(hi, *args) - _before(np.minimum(lo, hi), *args), 0)
     return total
+
+
+def counted(schedule: Schedule, call: Call, tile: TileShape) -> tuple[Ints, Ints]:
+    """(full tiles, partial tiles) that each program visits, both (batch, heads, tiles that stay)."""
+    many = call.q_tiles(tile)
+    env, shape = call.env(tile, np.arange(many)), (call.batch, call.heads, many)
+    full, partial = (
+        np.broadcast_to(count(x, env), shape) for x in (schedule.full, schedule.partial)
+    )
+    return full, partial
 
 
 def _before(j: Ints, origin: Ints, period: int, width: Ints) -> Ints:
